@@ -1,0 +1,36 @@
+# make demo: everything once, on real data.  make test: the test suite.  Both set up .venv from nothing.
+PYTHON ?= python3.11
+MINUTES ?= 25
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# One OpenMP thread per process in tests: two threads on two busy cores can be several times slower than one.
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: demo test test-slow lint types clean
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e ".[eval,dev]"
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python scripts/demo.py --minutes $(MINUTES)
+
+test: $(READY)
+	$(TEST_ENV) $(BIN)/python -m pytest
+
+test-slow: $(READY)
+	$(TEST_ENV) $(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) runs build dist

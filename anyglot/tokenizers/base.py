@@ -1,0 +1,134 @@
+"""The contract of a modality tokenizer, and the directory format that all of them share.
+
+A tokenizer directory holds `manifest.json` (modality, config, spec, format version, fingerprint) and
+`model.safetensors`. The fingerprint is a hash of both: codes of different fingerprints never mix.
+"""
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from anyglot import __version__
+from anyglot.errors import AnyglotError, MismatchError
+from anyglot.files import atomic_directory, write_json
+from anyglot.tokenizers.spec import CodeSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+FORMAT = 1
+
+
+@runtime_checkable
+class ModalityTokenizer(Protocol):
+    """Media to codes and back. The module `anyglot.tokenizers.<modality>` exports its class as `TOKENIZER`.
+
+    Media are NumPy arrays: a picture is uint8 `[height, width, 3]`, a sound is float32 `[samples]` in
+    [-1, 1] at the tokenizer's own sample rate. `encode` takes unequal sizes and gives the same codes
+    as one at a time; `decode(encode(x))` has the size of x wherever the codes can tell it.
+    """
+
+    modality: ClassVar[str]
+    suffix: ClassVar[str]  # of the files that `write` makes: ".png"
+    fingerprint: str  # "" until saved or loaded
+
+    @property
+    def spec(self) -> CodeSpec: ...
+
+    def read(self, source: str | Path | bytes) -> "np.ndarray":
+        """Decode a file or its bytes; raises MediaError naming the file, or the limit it exceeds."""
+        ...
+
+    def write(self, media: "np.ndarray", path: str | Path) -> None:
+        """Write one medium to a file, atomically."""
+        ...
+
+    def encode(self, media: Sequence["np.ndarray"]) -> list["Tensor"]:
+        """Codes, int64 `[*grid, levels]`, one array per medium."""
+        ...
+
+    def decode(self, codes: Sequence["Tensor"]) -> list["np.ndarray"]:
+        """Media, one per code array."""
+        ...
+
+    def save_pretrained(self, directory: str | Path) -> None: ...
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> "ModalityTokenizer": ...
+
+
+def tokenizer_class(modality: str) -> Any:
+    """The class that implements a modality. Raises AnyglotError naming the modality."""
+    try:
+        return importlib.import_module(f"anyglot.tokenizers.{modality}").TOKENIZER
+    except ModuleNotFoundError as error:
+        if error.name != f"anyglot.tokenizers.{modality}":
+            raise
+        raise AnyglotError(f"no tokenizer for modality {modality!r}: there is no anyglot/tokenizers/{modality}.py") from error
+
+
+def load_tokenizer(directory: str | Path) -> ModalityTokenizer:
+    """Load whatever modality tokenizer a directory holds."""
+    tokenizer: ModalityTokenizer = tokenizer_class(read_manifest(directory)["modality"]).from_pretrained(directory)
+    return tokenizer
+
+
+def read_manifest(directory: str | Path) -> dict[str, Any]:
+    """The manifest of a tokenizer directory. Raises AnyglotError if there is none or its format is unknown."""
+    path = Path(directory) / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AnyglotError(f"{directory}: no tokenizer here (manifest.json is missing); train one or check the path") from error
+    except json.JSONDecodeError as error:
+        raise AnyglotError(f"{path}: not valid JSON; the tokenizer directory is damaged, restore or retrain it") from error
+    if manifest.get("format") != FORMAT:
+        raise MismatchError(f"{path}: format {manifest.get('format')!r}, this version reads {FORMAT}; upgrade anyglot or retrain")
+    return manifest
+
+
+def save_directory(
+    directory: str | Path, modality: str, config: Mapping[str, Any], spec: CodeSpec, tensors: Mapping[str, "Tensor"]
+) -> str:
+    """Write a tokenizer directory atomically and return its fingerprint."""
+    from safetensors.torch import save_file
+
+    manifest = {
+        "format": FORMAT,
+        "modality": modality,
+        "config": dict(config),
+        "spec": spec.to_json(),
+        "anyglot": __version__,
+    }
+    with atomic_directory(directory) as folder:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+        manifest["fingerprint"] = _fingerprint(manifest, folder / "model.safetensors")
+        write_json(folder / "manifest.json", manifest)
+    return str(manifest["fingerprint"])
+
+
+def load_directory(directory: str | Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
+    """Read back what `save_directory` wrote: manifest and tensors. Raises MismatchError if either was altered."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    manifest = read_manifest(directory)
+    weights = Path(directory) / "model.safetensors"
+    try:
+        tensors = load_file(weights)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise AnyglotError(f"{weights}: missing or damaged ({error}); restore or retrain the tokenizer") from error
+    if _fingerprint(manifest, weights) != manifest["fingerprint"]:
+        raise MismatchError(f"{directory}: manifest and weights do not match their fingerprint {manifest['fingerprint']}; restore or retrain")
+    return manifest, tensors
+
+
+def _fingerprint(manifest: Mapping[str, Any], weights: Path) -> str:
+    described = {key: manifest[key] for key in ("format", "modality", "config", "spec")}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    digest.update(weights.read_bytes())
+    return digest.hexdigest()[:16]
