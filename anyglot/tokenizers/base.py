@@ -68,7 +68,9 @@ def tokenizer_class(modality: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != f"anyglot.tokenizers.{modality}":
             raise
-        raise AnyglotError(f"no tokenizer for modality {modality!r}: there is no anyglot/tokenizers/{modality}.py") from error
+        raise AnyglotError(
+            f"no tokenizer for modality {modality!r}: there is no anyglot/tokenizers/{modality}.py"
+        ) from error
 
 
 def load_tokenizer(directory: str | Path) -> ModalityTokenizer:
@@ -83,11 +85,17 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise AnyglotError(f"{directory}: no tokenizer here (manifest.json is missing); train one or check the path") from error
+        raise AnyglotError(
+            f"{directory}: no tokenizer here (manifest.json is missing); train one or check the path"
+        ) from error
     except json.JSONDecodeError as error:
-        raise AnyglotError(f"{path}: not valid JSON; the tokenizer directory is damaged, restore or retrain it") from error
+        raise AnyglotError(
+            f"{path}: not valid JSON; the tokenizer directory is damaged, restore or retrain it"
+        ) from error
     if manifest.get("format") != FORMAT:
-        raise MismatchError(f"{path}: format {manifest.get('format')!r}, this version reads {FORMAT}; upgrade anyglot or retrain")
+        raise MismatchError(
+            f"{path}: format {manifest.get('format')!r}, this version reads {FORMAT}; upgrade anyglot or retrain"
+        )
     return manifest
 
 
@@ -105,7 +113,9 @@ def save_directory(
         "anyglot": __version__,
     }
     with atomic_directory(directory) as folder:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors"
+        )
         manifest["fingerprint"] = _fingerprint(manifest, folder / "model.safetensors")
         write_json(folder / "manifest.json", manifest)
     return str(manifest["fingerprint"])
@@ -123,7 +133,9 @@ def load_directory(directory: str | Path) -> tuple[dict[str, Any], dict[str, "Te
     except (FileNotFoundError, SafetensorError) as error:
         raise AnyglotError(f"{weights}: missing or damaged ({error}); restore or retrain the tokenizer") from error
     if _fingerprint(manifest, weights) != manifest["fingerprint"]:
-        raise MismatchError(f"{directory}: manifest and weights do not match their fingerprint {manifest['fingerprint']}; restore or retrain")
+        raise MismatchError(
+            f"{directory}: manifest and weights do not match their fingerprint {manifest['fingerprint']}; restore or retrain"
+        )
     return manifest, tensors
 
 

@@ -1,0 +1,124 @@
+"""The decoder-only model over the token stream: any Hugging Face causal LM, seen as hidden states and a head."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anyglot.errors import ConfigError
+from anyglot.lm.loss import BlockwiseCrossEntropy, TokenLoss
+
+
+@dataclass
+class ModelConfig:
+    """A Qwen3 model (RMSNorm, RoPE, QK-norm, SwiGLU, grouped-query attention), trained from scratch.
+
+    hidden: width. intermediate: width inside the feed-forward layer, 0 for 8/3 of `hidden` rounded up to 64.
+    tie: the output head is the embedding. pad_vocabulary_to: round the number of rows up to a multiple.
+    pretrained: a Hugging Face checkpoint directory to start from instead; the shape fields are then unused.
+    """
+
+    hidden: int = 256
+    layers: int = 6
+    heads: int = 4
+    key_value_heads: int = 2
+    intermediate: int = 0
+    max_length: int = 4096
+    rope_theta: float = 10_000.0
+    attention_dropout: float = 0.0
+    tie: bool = True
+    pad_vocabulary_to: int = 64
+    pretrained: str = ""
+
+
+def build_model(config: ModelConfig, vocabulary_size: int, seed: int = 0) -> Any:
+    """A `PreTrainedModel` in fp32 with at least `vocabulary_size` rows, its weights drawn from `seed`."""
+    import transformers
+
+    if config.pretrained:
+        if not Path(config.pretrained, "config.json").is_file():
+            raise ConfigError(
+                f"model.pretrained: {config.pretrained} holds no config.json; give a checkpoint directory"
+            )
+        model = transformers.AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32)
+        if model.get_input_embeddings().weight.shape[0] < vocabulary_size:
+            raise ConfigError(
+                f"model.pretrained: {config.pretrained} has {model.get_input_embeddings().weight.shape[0]} rows, "
+                f"the vocabulary {vocabulary_size}; extend the checkpoint first"
+            )
+        return model
+    if config.hidden % config.heads or config.heads % config.key_value_heads:
+        raise ConfigError(
+            f"model.hidden {config.hidden} must be a multiple of model.heads {config.heads}, "
+            f"and that of model.key_value_heads {config.key_value_heads}"
+        )
+    rows = -(-vocabulary_size // config.pad_vocabulary_to) * config.pad_vocabulary_to
+    architecture = transformers.Qwen3Config(
+        vocab_size=rows,
+        hidden_size=config.hidden,
+        intermediate_size=config.intermediate or -(-config.hidden * 8 // 3 // 64) * 64,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.key_value_heads,
+        head_dim=config.hidden // config.heads,
+        max_position_embeddings=config.max_length,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        attention_dropout=config.attention_dropout,
+        tie_word_embeddings=config.tie,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return transformers.Qwen3ForCausalLM(architecture)
+
+
+def block_mask(document_ids: Tensor) -> Tensor:
+    """Who may attend to whom in packed rows: causal, and only within one's own document.
+
+    Reset positions alone leak across documents in transformers, so the mask is always explicit.
+
+    Args:
+        document_ids: `[rows, length]`; padding has an id of its own.
+    Returns:
+        bool `[rows, 1, length, length]`, True where the query (third axis) sees the key (fourth).
+    """
+    length = document_ids.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=document_ids.device).tril()
+    same = document_ids[:, :, None] == document_ids[:, None, :]
+    return (same & causal)[:, None]
+
+
+class LanguageModel(nn.Module):
+    """A causal LM with the block-wise loss: what the DeepSpeed engine wraps."""
+
+    def __init__(self, model: Any, z_loss: float = 0.0) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = BlockwiseCrossEntropy(model.get_output_embeddings().weight, z_loss)
+
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor, labels: Tensor, weights: Tensor
+    ) -> TokenLoss:
+        """Loss of a packed batch; every argument is `[rows, length]`, labels already shifted."""
+        hidden = self.model.get_decoder()(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            attention_mask=block_mask(document_ids),
+            use_cache=False,
+        ).last_hidden_state
+        return self.loss(hidden, labels, weights)
+
+
+def flops_per_token(model: Any, length: int) -> float:
+    """Training FLOPs per token, forward and backward: 6 per weight that multiplies, and attention (PaLM, app. B)."""
+    config = model.config
+    head = config.vocab_size * config.hidden_size
+    embeddings = head if not config.tie_word_embeddings else 0
+    weights = sum(parameter.numel() for parameter in model.parameters()) - embeddings
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention = 12 * config.num_hidden_layers * config.num_attention_heads * head_dim * length
+    return 6.0 * weights + attention
