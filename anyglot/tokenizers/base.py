@@ -134,7 +134,7 @@ def load_directory(directory: str | Path) -> tuple[dict[str, Any], dict[str, "Te
         raise AnyglotError(f"{weights}: missing or damaged ({error}); restore or retrain the tokenizer") from error
     if _fingerprint(manifest, weights) != manifest["fingerprint"]:
         raise MismatchError(
-            f"{directory}: manifest and weights do not match their fingerprint {manifest['fingerprint']}; restore or retrain"
+            f"{directory}: manifest and weights do not match fingerprint {manifest['fingerprint']}; restore or retrain"
         )
     return manifest, tensors
 

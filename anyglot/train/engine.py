@@ -1,0 +1,108 @@
+"""DeepSpeed, called directly: process group and engine. Its traps are answered here and nowhere else."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from anyglot.errors import ConfigError
+
+
+@dataclass
+class EngineConfig:
+    """AdamW and ZeRO.
+
+    zero_stage: 0 none, 1 optimiser states, 2 gradients too, 3 parameters too (ZeRO, arXiv 1910.02054).
+    gradient_clip: largest global gradient norm; 0 leaves gradients alone.
+    deepspeed: more DeepSpeed settings, merged over ours, e.g. {"zero_optimization": {"offload_optimizer": ...}}.
+    """
+
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.1
+    gradient_clip: float = 1.0
+    zero_stage: int = 1
+    deepspeed: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise ConfigError(f"engine.zero_stage is {self.zero_stage}; valid: 0, 1, 2, 3")
+
+
+@contextmanager
+def process_group() -> Iterator[tuple[int, int]]:
+    """Join the processes of this run; yield (rank, world size). Works with and without a launcher."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    import deepspeed
+    import torch.distributed as dist
+
+    # On a CPU this op would be compiled for minutes, and a killed compile leaves a lock that hangs every later run.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if "RANK" not in os.environ:  # no launcher: one process
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
+    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+    try:
+        yield dist.get_rank(), dist.get_world_size()
+        dist.barrier()  # without it gloo now and then aborts at exit
+    finally:
+        dist.destroy_process_group()
+
+
+def build_engine(module: nn.Module, config: EngineConfig, micro_rows: int, dtype: torch.dtype) -> Any:
+    """A DeepSpeed engine around `module`, which takes `micro_rows` rows at a time.
+
+    Gradients are summed over micro-batches and ranks, not averaged: divide the loss by what the whole batch counts,
+    and multiply it by `loss_scale(engine)`.
+    """
+    import deepspeed
+
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_rows,
+        "zero_optimization": {"stage": config.zero_stage},
+        "gradient_clipping": config.gradient_clip,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "managed_gradient_accumulation": False,
+        "steps_per_print": 10**9,
+    }
+    if config.zero_stage < 3:  # ZeRO-3 knows averages only
+        settings["gradient_allreduce_op"] = "sum"
+    unknown = set(config.deepspeed) & {"train_micro_batch_size_per_gpu", "gradient_clipping", "bf16"}
+    if unknown:
+        raise ConfigError(f"engine.deepspeed.{unknown.pop()} has a setting of its own; use that")
+    for key, value in config.deepspeed.items():
+        settings[key] = {**settings[key], **value} if isinstance(settings.get(key), dict) else value
+    engine, *_ = deepspeed.initialize(model=module, optimizer=_optimizer(module, config), config=settings)
+    return engine
+
+
+def loss_scale(engine: Any) -> float:
+    """What makes ZeRO-3's average over ranks a sum."""
+    return float(engine.world_size) if engine.zero_optimization_stage() == 3 else 1.0
+
+
+def set_learning_rate(engine: Any, learning_rate: float) -> None:
+    """Set the rate of every parameter group."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def _optimizer(module: nn.Module, config: EngineConfig) -> torch.optim.Optimizer:
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [  # norms and biases are not decayed
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=betas)
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
