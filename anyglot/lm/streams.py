@@ -1,0 +1,144 @@
+"""How a stack of code levels becomes a line of positions, and back.
+
+A span's codes `[*grid, levels]` are seen as `frames` steps of the first axis, `row` cells in each step (the
+product of the other axes) and `levels` codes in each cell. A stream is two things that must agree:
+
+- `order`: the permutation of the flat, frame-major codes in which they are written. Flattening, its exact
+  inverse and each position's level and cell all follow from it.
+- `choices`: the same order said one step at a time while the number of frames may still be unknown, which is
+  what the automaton asks: which levels may the next code have, and may the span close?
+
+A `delay` stream is one more such pair (a permutation by frame + delay). `factor` (one code as several
+sub-codes) changes the sizes of the level blocks before the order, and `depth` (levels predicted inside one
+position by a small transformer) takes only the first level's order: both are steps before this one.
+"""
+
+from collections.abc import Sequence
+from math import prod
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from anyglot.errors import ConfigError, GrammarError
+
+CLOSE = -1  # the choice that ends a span
+Choices = tuple[int, ...]  # level numbers, or CLOSE; never more than two
+
+
+class Stream(Protocol):
+    """One way to put codes in line. Stateless: all its methods are functions of the counts they are given."""
+
+    name: ClassVar[str]
+
+    @staticmethod
+    def order(frames: int, row: int, levels: int) -> np.ndarray:
+        """int64 `[frames * row * levels]`: which flat frame-major code stands at each position."""
+        ...
+
+    @staticmethod
+    def choices(count: int, row: int, frames: int, limit: int, levels: int) -> Choices:
+        """What may follow `count` codes of a span.
+
+        frames: the number of frames, or 0 while it is open; then it is at most `limit`.
+        """
+        ...
+
+    @staticmethod
+    def settle(count: int, row: int, frames: int, level: int) -> int:
+        """The number of frames known (0: still open) once a code of `level` follows `count` codes."""
+        ...
+
+
+class Frame:
+    """Frame by frame, cell by cell, all levels of a cell together."""
+
+    name: ClassVar[str] = "frame"
+
+    @staticmethod
+    def order(frames: int, row: int, levels: int) -> np.ndarray:
+        return np.arange(frames * row * levels)
+
+    @staticmethod
+    def choices(count: int, row: int, frames: int, limit: int, levels: int) -> Choices:
+        if frames:
+            return (CLOSE,) if count == frames * row * levels else (count % levels,)
+        if count == 0 or count % (row * levels):
+            return (count % levels,)
+        return (CLOSE,) if count == limit * row * levels else (0, CLOSE)
+
+    @staticmethod
+    def settle(count: int, row: int, frames: int, level: int) -> int:
+        return frames
+
+
+class Level:
+    """Coarse first: the whole grid at level 0, then at level 1, and so on.
+
+    Of an open axis, only the first level's run is open: the first code of the second level ends it.
+    """
+
+    name: ClassVar[str] = "level"
+
+    @staticmethod
+    def order(frames: int, row: int, levels: int) -> np.ndarray:
+        return np.arange(frames * row * levels).reshape(-1, levels).T.reshape(-1)
+
+    @staticmethod
+    def choices(count: int, row: int, frames: int, limit: int, levels: int) -> Choices:
+        if frames:
+            return (CLOSE,) if count == frames * row * levels else (count // (frames * row),)
+        if count == 0 or count % row:
+            return (0,)
+        after = 1 if levels > 1 else CLOSE
+        return (after,) if count == limit * row else (0, after)
+
+    @staticmethod
+    def settle(count: int, row: int, frames: int, level: int) -> int:
+        return frames or (count // row if level else 0)
+
+
+STREAMS: dict[str, type[Stream]] = {stream.name: stream for stream in (Frame, Level)}
+
+
+def stream_named(name: str) -> type[Stream]:
+    """The stream of that name. Raises ConfigError that lists the streams there are."""
+    if name not in STREAMS:
+        raise ConfigError(f"no stream {name!r}; there are: {', '.join(STREAMS)}")
+    return STREAMS[name]
+
+
+def flatten(stream: type[Stream], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Put codes in line.
+
+    Args:
+        codes: int `[*grid, levels]`.
+    Returns:
+        levels `[n]` and codes `[n]`, n = codes.size.
+    """
+    frames, row, levels = _measure(codes.shape)
+    order = stream.order(frames, row, levels)
+    return order % levels, codes.reshape(-1)[order]
+
+
+def unflatten(stream: type[Stream], line: np.ndarray, grid: Sequence[int], levels: int) -> np.ndarray:
+    """The exact inverse of `flatten`: codes `[*grid, levels]` of a line `[n]`.
+
+    Raises GrammarError if the line is not as long as the grid has codes.
+    """
+    shape = (*grid, levels)
+    if line.size != prod(shape):
+        raise GrammarError(f"{line.size} codes do not fill a grid of {list(grid)} with {levels} levels")
+    codes = np.empty(line.size, dtype=line.dtype)
+    codes[stream.order(*_measure(shape))] = line
+    return codes.reshape(shape)
+
+
+def cells(stream: type[Stream], grid: Sequence[int], levels: int) -> np.ndarray:
+    """int64 `[n]`: the row-major number of the grid cell that each position belongs to."""
+    return stream.order(*_measure((*grid, levels))) // levels
+
+
+def _measure(shape: Sequence[int]) -> tuple[int, int, int]:
+    """(frames, row, levels) of a code array's shape; an array without axes is one frame of one cell."""
+    *grid, levels = shape
+    return (grid[0] if grid else 1), prod(grid[1:]), levels

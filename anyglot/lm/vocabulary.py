@@ -1,0 +1,356 @@
+"""One vocabulary for everything: which id means what. Append-only: extending it never moves an id.
+
+Blocks of ids, in this order: text (the text tokenizer's own ids), special (padding, document and turn marks),
+sizes (the numbers 1, 2, ... that span headers write), then for each modality its control block (open, close)
+and one block of codes per level. A modality whose headers need larger numbers than there are brings a further
+sizes block with it. How many rows the model's embedding has is the model's business, not the vocabulary's.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from anyglot.errors import AnyglotError, MismatchError
+from anyglot.files import write_json
+from anyglot.lm.streams import stream_named
+from anyglot.tokenizers.spec import CodeSpec
+
+FORMAT = 1
+GRAMMAR_VERSION = 1  # raise it whenever the same document would become other ids
+SPECIALS = ("pad", "bos", "eos", "system", "user", "assistant", "end_of_turn")
+ROLES = ("system", "user", "assistant")
+TEXT = "text"
+FILE = "vocabulary.json"
+
+Kind = Literal["text", "special", "sizes", "control", "codes"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A run of ids, `[start, start + size)`.
+
+    kind: "text", "special", "sizes", "control" (a modality's open and close) or "codes" (one of its levels).
+    modality: whose ids they are, "" for special and sizes. level: of codes, else -1.
+    fingerprint: of the tokenizer that gives the ids of a text or codes block, else "".
+    """
+
+    name: str
+    kind: Kind
+    start: int
+    size: int
+    modality: str = ""
+    level: int = -1
+    fingerprint: str = ""
+
+    @property
+    def end(self) -> int:
+        """One past the last id."""
+        return self.start + self.size
+
+
+@dataclass(frozen=True)
+class Modality:
+    """A modality of the vocabulary: its codes, its tokenizer, and the stream its spans are written in."""
+
+    spec: CodeSpec
+    fingerprint: str
+    stream: str
+
+
+class Lookup(NamedTuple):
+    """What ids mean, each array shaped like the ids.
+
+    block: index into `Vocabulary.blocks`. modality: index into `Vocabulary.modality_names` (0 is text), -1 for
+    special and size ids. level: of a code, else -1. code: the code; of a size id the number; else the place
+    in the block.
+    """
+
+    block: np.ndarray
+    modality: np.ndarray
+    level: np.ndarray
+    code: np.ndarray
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Which id means what. Make one with `build`, `extend` or `load`.
+
+    text_size, text_fingerprint: of the text tokenizer. max_size: numbers in the first sizes block.
+    """
+
+    text_size: int
+    text_fingerprint: str
+    max_size: int
+    modalities: tuple[Modality, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.text_size < 1 or self.max_size < 1:
+            raise AnyglotError(
+                f"a vocabulary needs text_size and max_size of at least 1, got {self.text_size} and {self.max_size}"
+            )
+        names = [TEXT, "special", "sizes"]
+        for spec in (modality.spec for modality in self.modalities):
+            if not spec.modality.isidentifier() or spec.modality in names:
+                raise AnyglotError(f"modality name {spec.modality!r} is already taken or not a plain word")
+            if any(axis.size < 1 for axis in spec.axes):
+                raise AnyglotError(f"{spec.modality}: every axis needs a size of at least 1")
+            names.append(spec.modality)
+        for modality in self.modalities:
+            stream_named(modality.stream)
+
+    @staticmethod
+    def build(
+        text_size: int,
+        text_fingerprint: str,
+        modalities: Iterable[tuple[CodeSpec, str]] = (),
+        max_size: int = 64,
+        streams: Mapping[str, str] | None = None,
+    ) -> "Vocabulary":
+        """A new vocabulary.
+
+        Args:
+            modalities: (spec, tokenizer fingerprint) of each modality, in the order of their ids.
+            max_size: how many numbers the shared sizes block holds; larger headers bring their own.
+            streams: modality -> "frame" or "level"; those not named are "frame".
+        Raises:
+            AnyglotError: a name used twice, or a stream for a modality that is not there.
+        """
+        vocabulary = Vocabulary(text_size, text_fingerprint, max_size)
+        streams = dict(streams or {})
+        for spec, fingerprint in modalities:
+            vocabulary = vocabulary.extend(spec, fingerprint, streams.pop(spec.modality, "frame"))
+        if streams:
+            raise AnyglotError(f"streams name {sorted(streams)[0]!r}, which is not among the vocabulary's modalities")
+        return vocabulary
+
+    def extend(self, spec: CodeSpec, fingerprint: str, stream: str = "frame") -> "Vocabulary":
+        """This vocabulary with one more modality behind it. Every id keeps its meaning."""
+        added = (*self.modalities, Modality(spec, fingerprint, stream))
+        return Vocabulary(self.text_size, self.text_fingerprint, self.max_size, added)
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """All blocks in the order of their ids, without gaps."""
+        blocks = [Block(TEXT, "text", 0, self.text_size, TEXT, fingerprint=self.text_fingerprint)]
+
+        def add(name: str, kind: Kind, size: int, modality: str = "", level: int = -1, fingerprint: str = "") -> None:
+            blocks.append(Block(name, kind, blocks[-1].end, size, modality, level, fingerprint))
+
+        add("special", "special", len(SPECIALS))
+        add("sizes", "sizes", self.max_size)
+        largest = self.max_size
+        for spec, fingerprint in ((modality.spec, modality.fingerprint) for modality in self.modalities):
+            name = spec.modality
+            needed = max((axis.size for axis in spec.axes if axis.length == "sized"), default=0)
+            if needed > largest:
+                add(f"sizes.{largest + 1}", "sizes", needed - largest)
+                largest = needed
+            add(f"{name}.control", "control", 2, name)
+            for level, size in enumerate(spec.levels):
+                add(f"{name}.{level}", "codes", size, name, level, fingerprint)
+        return tuple(blocks)
+
+    @cached_property
+    def size(self) -> int:
+        """How many ids there are."""
+        return self.blocks[-1].end
+
+    @cached_property
+    def modality_names(self) -> tuple[str, ...]:
+        """ "text" and the modalities, in the order of `Lookup.modality`."""
+        return (TEXT, *(modality.spec.modality for modality in self.modalities))
+
+    def modality(self, name: str) -> Modality:
+        """The modality of that name. Raises MismatchError that lists those there are."""
+        for modality in self.modalities:
+            if modality.spec.modality == name:
+                return modality
+        raise MismatchError(f"this vocabulary has no modality {name!r}; it has: {', '.join(self.modality_names)}")
+
+    @cached_property
+    def named_blocks(self) -> dict[str, Block]:
+        """Blocks by name: "text", "special", "sizes", "image.control", "image.0", ..."""
+        return {block.name: block for block in self.blocks}
+
+    def special(self, name: str) -> int:
+        """The id of "pad", "bos", "eos", "system", "user", "assistant" or "end_of_turn"."""
+        return self.named_blocks["special"].start + SPECIALS.index(name)
+
+    @property
+    def pad(self) -> int:
+        """The id that fills unused places. No document holds it."""
+        return self.special("pad")
+
+    @property
+    def bos(self) -> int:
+        """The id that begins every document."""
+        return self.special("bos")
+
+    @property
+    def eos(self) -> int:
+        """The id that ends every document."""
+        return self.special("eos")
+
+    @property
+    def end_of_turn(self) -> int:
+        """The id that ends a chat turn."""
+        return self.special("end_of_turn")
+
+    def opener(self, modality: str) -> int:
+        """The id that begins a span of a modality."""
+        self.modality(modality)
+        return self.named_blocks[f"{modality}.control"].start
+
+    def closer(self, modality: str) -> int:
+        """The id that ends a span of a modality."""
+        return self.opener(modality) + 1
+
+    @cached_property
+    def size_ranges(self) -> tuple[tuple[int, int, int], ...]:
+        """(first number, start id, count) of each sizes block, by rising numbers."""
+        ranges, number = [], 1
+        for block in self.blocks:
+            if block.kind == "sizes":
+                ranges.append((number, block.start, block.size))
+                number += block.size
+        return tuple(ranges)
+
+    def size_id(self, number: int) -> int:
+        """The id that writes a number in a header. Raises MismatchError beyond the largest number."""
+        for first, start, count in self.size_ranges:
+            if first <= number < first + count:
+                return start + number - first
+        raise MismatchError(f"this vocabulary writes no number {number}")
+
+    @cached_property
+    def lookup(self) -> Lookup:
+        """What every id means: arrays `[size]`."""
+        sizes = [block.size for block in self.blocks]
+        block = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+        names = {name: index for index, name in enumerate(self.modality_names)}
+        modality = np.repeat(np.array([names.get(b.modality, -1) for b in self.blocks], np.int32), sizes)
+        level = np.repeat(np.array([b.level for b in self.blocks], np.int32), sizes)
+        code = np.arange(self.size, dtype=np.int32) - np.repeat(
+            np.array([b.start for b in self.blocks], np.int32), sizes
+        )
+        for first, start, count in self.size_ranges:
+            code[start : start + count] += first
+        return Lookup(block, modality, level, code)
+
+    def describe(self, ids: np.ndarray) -> Lookup:
+        """What an array of ids means, vectorised. Raises MismatchError naming an id that is not in the vocabulary."""
+        ids = np.asarray(ids)
+        if ids.size and (ids.min() < 0 or ids.max() >= self.size):
+            wrong = int(ids.min()) if ids.min() < 0 else int(ids.max())
+            raise MismatchError(f"id {wrong} is not in this vocabulary of {self.size}")
+        return Lookup(*(table[ids] for table in self.lookup))
+
+    def name(self, token: int) -> str:
+        """A readable name of an id: "text 17", "eos", "size 8", "image open", "image code 5 of level 0"."""
+        if not 0 <= token < self.size:
+            return f"id {token}, which is not in this vocabulary of {self.size}"
+        block = self.blocks[self.lookup.block[token]]
+        code = int(self.lookup.code[token])
+        match block.kind:
+            case "text":
+                return f"text {code}"
+            case "special":
+                return SPECIALS[code]
+            case "sizes":
+                return f"size {code}"
+            case "control":
+                return f"{block.modality} {('open', 'close')[code]}"
+            case _:
+                return f"{block.modality} code {code} of level {block.level}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of everything that says which id means what."""
+        return hashlib.sha256(json.dumps(self._described(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def check(self, fingerprints: Mapping[str, str]) -> None:
+        """Raise MismatchError if a tokenizer is not the one this vocabulary was made with.
+
+        Args:
+            fingerprints: "text" or a modality -> the fingerprint of the tokenizer about to be used.
+        """
+        for name, found in fingerprints.items():
+            made_with = self.text_fingerprint if name == TEXT else self.modality(name).fingerprint
+            if found != made_with:
+                raise MismatchError(
+                    f"the {name} tokenizer has fingerprint {found}, but the vocabulary was made with {made_with}; "
+                    f"use that tokenizer, or tokenize and train again with this one"
+                )
+
+    def require(self, fingerprint: str, what: str) -> None:
+        """Raise MismatchError if `what` (a shard, a checkpoint) was made with another vocabulary."""
+        if fingerprint != self.fingerprint:
+            raise MismatchError(
+                f"{what} was made with vocabulary {fingerprint}, but this is vocabulary {self.fingerprint}; "
+                f"make it again, or load the vocabulary it was made with"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write vocabulary.json (or the file that `path` names), atomically."""
+        blocks = [asdict(block) for block in self.blocks]  # for readers; `load` derives them again and compares
+        write_json(_file(path), {**self._described(), "blocks": blocks, "fingerprint": self.fingerprint})
+
+    @staticmethod
+    def load(path: str | Path, fingerprints: Mapping[str, str] | None = None) -> "Vocabulary":
+        """Read what `save` wrote; with `fingerprints`, `check` them too.
+
+        Raises:
+            AnyglotError: no file there, or not a vocabulary.
+            MismatchError: another format or grammar version, an altered file, or another tokenizer.
+        """
+        file = _file(path)
+        try:
+            value = json.loads(file.read_text(encoding="utf-8"))
+            version = (value["format"], value["grammar"])
+            if version != (FORMAT, GRAMMAR_VERSION):
+                raise MismatchError(
+                    f"{file}: format and grammar {version[0]}.{version[1]}, this version reads "
+                    f"{FORMAT}.{GRAMMAR_VERSION}; use the anyglot that wrote it, or tokenize and train again"
+                )
+            modalities = tuple(
+                Modality(CodeSpec.from_json(m["spec"]), m["fingerprint"], m["stream"]) for m in value["modalities"]
+            )
+            text = value["text"]
+            vocabulary = Vocabulary(text["size"], text["fingerprint"], value["max_size"], modalities)
+            unaltered = value["fingerprint"] == vocabulary.fingerprint and value["blocks"] == [
+                asdict(block) for block in vocabulary.blocks
+            ]
+        except FileNotFoundError as error:
+            raise AnyglotError(f"{file}: no vocabulary here; check the path") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise AnyglotError(f"{file}: not a vocabulary ({type(error).__name__}: {error}); restore it") from error
+        if not unaltered:
+            raise MismatchError(
+                f"{file}: altered since it was written: it says fingerprint {value['fingerprint']}, its content gives "
+                f"{vocabulary.fingerprint}; restore it"
+            )
+        vocabulary.check(fingerprints or {})
+        return vocabulary
+
+    def _described(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "grammar": GRAMMAR_VERSION,
+            "text": {"size": self.text_size, "fingerprint": self.text_fingerprint},
+            "specials": list(SPECIALS),
+            "max_size": self.max_size,
+            "modalities": [
+                {"spec": m.spec.to_json(), "fingerprint": m.fingerprint, "stream": m.stream} for m in self.modalities
+            ],
+        }
+
+
+def _file(path: str | Path) -> Path:
+    path = Path(path)
+    return path / FILE if path.suffix != ".json" else path
