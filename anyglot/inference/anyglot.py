@@ -1,0 +1,157 @@
+"""A trained model with all it needs to read and write media: language model, vocabulary, grammar, tokenizers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from anyglot.data.documents import Message, Part
+from anyglot.errors import AnyglotError, MediaError, MismatchError
+from anyglot.inference.decode import Decoder, Request
+from anyglot.inference.sampling import SamplingConfig
+from anyglot.lm.grammar import Grammar, Span, Turn
+from anyglot.lm.parser import Parser, SpanEnd, TextDelta
+from anyglot.lm.vocabulary import TEXT, Vocabulary
+from anyglot.tokenizers.base import ModalityTokenizer, load_tokenizer
+from anyglot.tokenizers.text import TextTokenizer
+
+TOKENIZERS = "tokenizers"  # folder in a checkpoint directory: text/ and one per modality
+
+
+@dataclass
+class Reply:
+    """What a model wrote: its ids and the parts they are. A part of a medium has `data` (media) and `codes`."""
+
+    ids: list[int]
+    parts: list[Part]
+
+
+class Anyglot:
+    """Reads and writes documents. Make one with `load`.
+
+    Args:
+        model: a Hugging Face causal LM over the vocabulary's ids.
+        vocabulary, text, tokenizers: which belong together; modalities without a tokenizer cannot be read or written.
+        sampling: settings per modality, "text" among them.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        vocabulary: Vocabulary,
+        text: TextTokenizer,
+        tokenizers: Mapping[str, ModalityTokenizer],
+        sampling: Mapping[str, SamplingConfig] | None = None,
+    ) -> None:
+        rows = model.get_input_embeddings().weight.shape[0]
+        if rows < vocabulary.size:
+            raise MismatchError(
+                f"the model has {rows} ids, its vocabulary {vocabulary.size}; they do not belong together"
+            )
+        vocabulary.check({TEXT: text.fingerprint} | {name: t.fingerprint for name, t in tokenizers.items()})
+        self.model = model.eval()
+        self.vocabulary = vocabulary
+        self.grammar = Grammar(vocabulary)
+        self.text = text
+        self.tokenizers = dict(tokenizers)
+        self.decoder = Decoder(self.model, self.grammar, sampling)
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | Path,
+        device: torch.device | str = "cpu",
+        sampling: Mapping[str, SamplingConfig] | None = None,
+    ) -> "Anyglot":
+        """Load a checkpoint directory, as `anyglot train` writes it under `<out>/model`.
+
+        Raises:
+            AnyglotError: a piece is missing. MismatchError: the pieces do not belong together.
+        """
+        import transformers
+
+        directory = Path(directory)
+        if not (directory / "config.json").is_file():
+            raise AnyglotError(f"{directory}: no model here (config.json is missing); give a run's `model` folder")
+        vocabulary = Vocabulary.load(directory)
+        text = TextTokenizer.from_pretrained(directory / TOKENIZERS / TEXT)
+        tokenizers = {name: load_tokenizer(directory / TOKENIZERS / name) for name in vocabulary.modality_names[1:]}
+        try:
+            model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype="auto").to(device)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise AnyglotError(f"{directory}: the model cannot be loaded ({reason}); restore or retrain it") from error
+        made_with = getattr(model.config, "anyglot_vocabulary", vocabulary.fingerprint)
+        vocabulary.require(made_with, str(directory / "model.safetensors"))
+        return cls(model, vocabulary, text, tokenizers, sampling)
+
+    def encode(self, parts: Sequence[Part]) -> list[Span]:
+        """Parts as spans of codes. Raises MediaError or MismatchError naming the part."""
+        return [Span(part.type, self._codes(part)) for part in parts]
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Ids to go on from: a plain document without its end, or a chat up to where the assistant speaks."""
+        ids = self.grammar.serialise([Turn(message.role, self.encode(message.parts)) for message in messages]).ids
+        chat = bool(messages) and messages[0].role is not None
+        return [*ids[:-1].tolist(), *([self.vocabulary.special("assistant")] if chat else [])]
+
+    def write(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        to: str | None = None,
+        max_tokens: int = 2048,
+        seed: int = 0,
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> list[Reply]:
+        """Go on from every prompt, all at once.
+
+        Args:
+            to: a modality: write exactly one span of it ("text": text alone, up to the end). None: anything.
+            seed: prompt i draws from seed + i, whatever stands beside it.
+            on_token: called with (index of the prompt, id) as ids are written.
+        """
+        if to is not None and to not in self.vocabulary.modality_names:
+            raise MismatchError(f"this model writes no {to!r}; it knows: {', '.join(self.vocabulary.modality_names)}")
+        requests = [
+            Request(
+                self.prompt(messages),
+                modalities=None if to is None else (to,),
+                spans=int(to not in (None, TEXT)),
+                max_tokens=max_tokens,
+                seed=seed + index,
+            )
+            for index, messages in enumerate(prompts)
+        ]
+        written = self.decoder.write(requests, on_token)
+        return [Reply(ids, self.read(request.prompt, ids)) for request, ids in zip(requests, written, strict=True)]
+
+    def read(self, prompt: Sequence[int], ids: Sequence[int]) -> list[Part]:
+        """The parts that `ids` after `prompt` are, media decoded. Raises GrammarError for ids that are no document."""
+        parser = Parser(self.grammar)
+        parser.feed(prompt)
+        parts: list[Part] = []
+        for event in parser.feed(ids):
+            if isinstance(event, TextDelta):
+                parts.append(Part(TEXT, text=self.text.decode(list(event.ids))))
+            elif isinstance(event, SpanEnd):
+                codes = event.span.codes
+                media = self.tokenizers[event.span.modality].decode([torch.from_numpy(codes)])[0]
+                parts.append(Part(event.span.modality, data=media, codes=codes))
+        return parts
+
+    def _codes(self, part: Part) -> np.ndarray:
+        if part.type == TEXT:
+            return np.array(self.text.encode(part.text or ""), dtype=np.int64)
+        if part.codes is not None:
+            return part.codes
+        tokenizer = self.tokenizers.get(part.type)
+        if tokenizer is None:
+            raise MediaError(
+                f"this model reads no {part.type!r}; it knows: {', '.join(self.vocabulary.modality_names)}"
+            )
+        media = part.data if isinstance(part.data, np.ndarray) else tokenizer.read(part.path or part.data or b"")
+        codes: np.ndarray = tokenizer.encode([media])[0].numpy()
+        return codes

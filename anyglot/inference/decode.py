@@ -1,0 +1,204 @@
+"""Writing ids one by one under the grammar: many rows at once, each in its own place of its own document."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anyglot.errors import AnyglotError
+from anyglot.inference.cache import KeyValueCache, padded_prompts
+from anyglot.inference.sampling import SamplingConfig, sample
+from anyglot.lm.automaton import CODES, Automaton, Ranges, State
+from anyglot.lm.vocabulary import ROLES
+
+
+@dataclass
+class Request:
+    """What to go on writing, and what may be written.
+
+    prompt: ids from bos on. modalities: those that may be written ("text" among them), None for all.
+    spans: stop once so many media spans are closed, and write nothing else before; 0: stop where the model ends
+    the document or its turn. max_tokens: past these, what is open is brought to its shortest legal end.
+    seed: of this request's own randomness.
+    """
+
+    prompt: list[int]
+    modalities: tuple[str, ...] | None = None
+    spans: int = 0
+    max_tokens: int = 2048
+    seed: int = 0
+
+
+@dataclass
+class _Row:
+    """One request on its way."""
+
+    index: int
+    request: Request
+    state: State
+    generator: torch.Generator
+    written: list[int] = field(default_factory=list)
+    spans_closed: int = 0
+    done: bool = False
+
+
+class Decoder:
+    """Grammar-constrained generation with a causal LM.
+
+    Args:
+        model: a Hugging Face causal LM, in eval mode.
+        automaton: the grammar of its vocabulary.
+        sampling: settings per modality; `default` for those not named.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        automaton: Automaton,
+        sampling: Mapping[str, SamplingConfig] | None = None,
+        default: SamplingConfig | None = None,
+    ) -> None:
+        self.model = model
+        self.automaton = automaton
+        self.vocabulary = automaton.vocabulary
+        self.roles = tuple(self.vocabulary.special(role) for role in ROLES)
+        self.sampling = dict(sampling or {})
+        self.default = default or SamplingConfig()
+        self.head = model.get_output_embeddings().weight  # [vocabulary, hidden]
+        self.limit = int(model.config.max_position_embeddings)
+
+    @torch.inference_mode()
+    def write(self, requests: Sequence[Request], on_token: Callable[[int, int], None] | None = None) -> list[list[int]]:
+        """Go on from every prompt; return the ids written, without the prompts.
+
+        Args:
+            on_token: called with (index of the request, id) for each id as it is written.
+        Raises:
+            AnyglotError: a prompt fills the model's whole length. GrammarError: a prompt is not a document's start.
+        """
+        rows = [self._begin(index, request) for index, request in enumerate(requests)]
+        if not rows:
+            return []
+        device = self.head.device
+        ids, pads = padded_prompts([row.request.prompt for row in rows], self.vocabulary.pad, device)
+        cache = KeyValueCache(self._room(rows, ids.shape[1]))
+        active = list(rows)
+        while active:
+            hidden = self._forward(ids, pads, cache)  # [rows, hidden]
+            chosen = self._choose(active, hidden)
+            for row, token in zip(active, chosen, strict=True):
+                self._take(row, token)
+                if on_token:
+                    on_token(row.index, token)
+            keep = [index for index, row in enumerate(active) if not row.done]
+            if cache.filled >= cache.length and keep:
+                raise AnyglotError(f"generation outgrew the model's {self.limit} positions; lower max_tokens")
+            ids = torch.tensor([chosen[index] for index in keep], device=device)[:, None]
+            if len(keep) < len(active):
+                kept = torch.tensor(keep, dtype=torch.long, device=device)
+                cache.keep_rows(kept)
+                pads = pads[kept]
+                active = [active[index] for index in keep]
+        return [row.written for row in rows]
+
+    def _begin(self, index: int, request: Request) -> _Row:
+        if len(request.prompt) >= self.limit:
+            raise AnyglotError(f"the prompt has {len(request.prompt)} tokens, the model reads at most {self.limit - 1}")
+        state = self.automaton.advance_all(request.prompt)
+        return _Row(index, request, state, torch.Generator().manual_seed(request.seed))
+
+    def _room(self, rows: Sequence[_Row], prompt: int) -> int:
+        """Cache length: the prompt, what was asked for, and the longest span that may still have to be finished."""
+        span = max((self.automaton.longest(name) for name in self.vocabulary.modality_names[1:]), default=0)
+        asked = max(row.request.max_tokens for row in rows)
+        return min(prompt + asked + span + 2, self.limit)
+
+    def _forward(self, ids: Tensor, pads: Tensor, cache: KeyValueCache) -> Tensor:
+        """Hidden states `[rows, hidden]` after the last of `ids` `[rows, new]`."""
+        new, before = ids.shape[1], cache.filled
+        places = torch.arange(before, before + new, device=ids.device)  # [new]
+        keys = torch.arange(before + new, device=ids.device)  # [read]
+        positions = (places[None] - pads[:, None]).clamp(min=0)
+        # A pad sees itself, since a softmax over nothing is NaN; nobody else sees it.
+        seen = (keys[None, None] <= places[None, :, None]) & (keys[None, None] >= pads[:, None, None])
+        seen |= keys[None, None] == places[None, :, None]
+        hidden = self.model.get_decoder()(
+            input_ids=ids, position_ids=positions, attention_mask=seen[:, None], past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        cache.advance(new)
+        return hidden[:, -1]
+
+    def _choose(self, rows: Sequence[_Row], hidden: Tensor) -> list[int]:
+        """The next id of every row. The head is evaluated only on the ids that may come next."""
+        chosen = [0] * len(rows)
+        groups: dict[tuple[Ranges, str], list[int]] = {}
+        for index, row in enumerate(rows):
+            ranges = self._ranges(row)
+            if len(ranges) == 1 and ranges[0][1] - ranges[0][0] == 1:  # forced: nothing to sample
+                chosen[index] = ranges[0][0]
+            else:
+                modality = self.vocabulary.modality_names[row.state.modality]
+                groups.setdefault((ranges, modality), []).append(index)
+        for (ranges, modality), members in groups.items():
+            config = self.sampling.get(modality, self.default)
+            logits = torch.cat([hidden[members] @ self.head[low:high].T for low, high in ranges], 1)
+            noise = torch.stack([torch.rand(logits.shape[1], generator=rows[m].generator) for m in members])
+            picks = sample(logits, config, noise.clamp(1e-20, 1 - 1e-7).to(logits.device)).tolist()
+            for index, pick in zip(members, picks, strict=True):
+                chosen[index] = _id_at(ranges, pick)
+        return chosen
+
+    def _ranges(self, row: _Row) -> Ranges:
+        """What this row may write next: the grammar, narrowed to the request."""
+        request, state, vocabulary = row.request, row.state, self.vocabulary
+        ranges = self.automaton.allowed(state, request.modalities)
+        spent = len(row.written) >= request.max_tokens
+        if state.place == CODES and spent:  # of what may come, the last choice leads to the span's end
+            rules = self.automaton.rules[state.modality - 1]
+            choices = rules.stream.choices(state.count, state.row, state.frames, rules.limit, rules.levels)
+            return (rules.symbols[choices[-1]],)
+        if state.modality:
+            return ranges
+        ends = (vocabulary.eos, vocabulary.end_of_turn)
+        if request.modalities is not None:  # asked for content, not for a chat to begin
+            ranges = _without(ranges, self.roles)
+        if spent:
+            return _only(ranges, vocabulary.end_of_turn) or _only(ranges, vocabulary.eos) or ranges
+        if request.spans or not row.written:  # an answer is not empty
+            return _without(ranges, ends) or ranges
+        return ranges
+
+    def _take(self, row: _Row, token: int) -> None:
+        inside = row.state.modality
+        row.state = self.automaton.advance(row.state, token)
+        row.written.append(token)
+        row.spans_closed += bool(inside and not row.state.modality)
+        ended = token in (self.vocabulary.eos, self.vocabulary.end_of_turn)
+        row.done = ended or bool(row.request.spans and row.spans_closed >= row.request.spans)
+
+
+def _only(ranges: Ranges, token: int) -> Ranges:
+    return ((token, token + 1),) if any(low <= token < high for low, high in ranges) else ()
+
+
+def _without(ranges: Ranges, tokens: Sequence[int]) -> Ranges:
+    kept: list[tuple[int, int]] = []
+    for low, high in ranges:
+        for token in sorted(t for t in tokens if low <= t < high):
+            if low < token:
+                kept.append((low, token))
+            low = token + 1
+        if low < high:
+            kept.append((low, high))
+    return tuple(kept)
+
+
+def _id_at(ranges: Ranges, index: int) -> int:
+    """The id that choice `index` of the concatenated ranges is."""
+    for low, high in ranges:
+        if index < high - low:
+            return low + index
+        index -= high - low
+    raise IndexError(index)

@@ -1,0 +1,135 @@
+"""Generation under the grammar: always a document, equal to the slow way, independent of the batch around it."""
+
+import pytest
+import torch
+
+from anyglot.errors import AnyglotError
+from anyglot.inference.decode import Decoder, Request
+from anyglot.inference.sampling import SamplingConfig, sample
+from anyglot.lm.grammar import Grammar
+from anyglot.lm.model import ModelConfig, build_model
+from anyglot.lm.vocabulary import Vocabulary
+from anyglot.tokenizers.spec import Axis, CodeSpec
+
+IMAGE = CodeSpec("image", (5,), (Axis("height", "sized", 3), Axis("width", "sized", 4)))
+SPEECH = CodeSpec("speech", (4, 6), (Axis("time", "open", 9),))
+
+
+def decoder(stream="frame", seed=0, sharpness=1.0, **sampling):
+    vocabulary = Vocabulary.build(11, "t", [(IMAGE, "i"), (SPEECH, "s")], max_size=4, streams={"speech": stream})
+    shape = ModelConfig(hidden=32, layers=2, heads=4, key_value_heads=2, max_length=256)
+    model = build_model(shape, vocabulary.size, seed).eval()
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(sharpness)
+    return Decoder(model, Grammar(vocabulary), default=SamplingConfig(**sampling))
+
+
+def prompt(decoder, *text):
+    return [decoder.vocabulary.bos, *text]
+
+
+@pytest.mark.parametrize("stream", ["frame", "level"])
+@pytest.mark.parametrize("max_tokens", [1, 2, 5, 17, 60])
+def test_every_written_document_parses(stream, max_tokens):
+    made = decoder(stream, seed=3)
+    requests = [Request(prompt(made, *range(seed % 5)), max_tokens=max_tokens, seed=seed) for seed in range(40)]
+    seen = set()
+    for request, ids in zip(requests, made.write(requests), strict=True):
+        turns = made.automaton.parse([*request.prompt, *ids] + ([made.vocabulary.eos] if turns_open(made, ids) else []))
+        seen |= {span.modality for turn in turns for span in turn.spans}
+    assert max_tokens < 17 or seen == {"text", "image", "speech"}
+
+
+def turns_open(made, ids):
+    return ids[-1] == made.vocabulary.end_of_turn
+
+
+@pytest.mark.parametrize("stream", ["frame", "level"])
+def test_asking_for_a_modality_gives_exactly_one_span_of_it(stream):
+    made = decoder(stream)
+    for modality in ("image", "speech"):
+        requests = [Request(prompt(made, 1, 2), (modality,), spans=1, seed=seed) for seed in range(10)]
+        for request, ids in zip(requests, made.write(requests), strict=True):
+            (turn,) = made.automaton.parse([*request.prompt, *ids, made.vocabulary.eos])
+            assert [span.modality for span in turn.spans] == ["text", modality]
+
+
+def test_asking_for_text_gives_text_up_to_the_end():
+    made = decoder()
+    requests = [Request(prompt(made), ("text",), max_tokens=12, seed=seed) for seed in range(20)]
+    for ids in made.write(requests):
+        assert ids[-1] == made.vocabulary.eos
+        assert 1 <= len(ids) - 1 <= 12
+        assert all(token < 11 for token in ids[:-1])
+
+
+@pytest.mark.parametrize("stream", ["frame", "level"])
+def test_a_spent_budget_closes_an_open_span_at_once(stream):
+    made = decoder(stream)
+    requests = [Request(prompt(made), ("speech",), spans=1, max_tokens=4, seed=seed) for seed in range(20)]
+    for ids in made.write(requests):
+        (turn,) = made.automaton.parse([made.vocabulary.bos, *ids, made.vocabulary.eos])
+        assert len(turn.spans[0].codes) <= 3
+
+
+def slow_greedy(made, request):
+    """The twin: the whole sequence anew at every step, all logits, what is not allowed masked out."""
+    ids, state, opened = list(request.prompt), made.automaton.advance_all(request.prompt), 0
+    while True:
+        logits = made.model(torch.tensor([ids])).logits[0, -1]
+        mask = torch.full_like(logits, -torch.inf)
+        for low, high in made.automaton.allowed(state, request.modalities):
+            mask[low:high] = 0
+        if not state.modality:
+            mask[[made.vocabulary.eos, made.vocabulary.end_of_turn, *made.roles]] = -torch.inf
+        token = int((logits + mask).argmax())
+        inside, state = state.modality, made.automaton.advance(state, token)
+        ids.append(token)
+        opened += bool(inside and not state.modality)
+        if opened == request.spans:
+            return ids[len(request.prompt) :]
+
+
+def test_cache_and_cut_head_change_nothing():
+    made = decoder(sharpness=30.0, temperature=0.0)
+    requests = [Request(prompt(made, *range(length)), ("image", "speech"), spans=2) for length in (0, 1, 4, 7)]
+    assert made.write(requests) == [slow_greedy(made, request) for request in requests]
+
+
+def test_a_row_does_not_depend_on_the_rows_beside_it():
+    made = decoder(sharpness=10.0)
+    requests = [Request(prompt(made, *range(length)), max_tokens=30, seed=length) for length in (1, 6, 3)]
+    together = made.write(requests)
+    assert together == [made.write([request])[0] for request in requests]
+    assert together != made.write([Request(r.prompt, max_tokens=30, seed=r.seed + 9) for r in requests])
+
+
+def test_tokens_are_told_as_they_come():
+    made, told = decoder(), {0: [], 1: []}
+    requests = [Request(prompt(made, 1), max_tokens=9, seed=1), Request(prompt(made, 2, 3), max_tokens=20, seed=2)]
+    written = made.write(requests, on_token=lambda index, token: told[index].append(token))
+    assert [told[0], told[1]] == written
+
+
+def test_a_prompt_beyond_the_model_is_one_clear_error():
+    made = decoder()
+    with pytest.raises(AnyglotError, match="256 tokens, the model reads at most 255"):
+        made.write([Request(prompt(made, *[1] * 255))])
+
+
+def test_sampling_follows_the_probabilities():
+    logits = torch.tensor([0.5, 0.25, 0.2, 0.05]).log().expand(20_000, 4)
+    noise = torch.rand(20_000, 4, generator=torch.Generator().manual_seed(0)).clamp(1e-20, 1 - 1e-7)
+
+    def shares(**config):
+        return torch.bincount(sample(logits, SamplingConfig(**config), noise), minlength=4) / 20_000
+
+    def close(found, expected):
+        torch.testing.assert_close(found, torch.tensor(expected), atol=0.015, rtol=0)
+
+    close(shares(), [0.5, 0.25, 0.2, 0.05])
+    close(shares(top_k=2), [2 / 3, 1 / 3, 0, 0])
+    close(shares(top_p=0.75), [2 / 3, 1 / 3, 0, 0])
+    close(shares(top_p=0.76), [0.5 / 0.95, 0.25 / 0.95, 0.2 / 0.95, 0])
+    close(shares(temperature=0.0), [1.0, 0, 0, 0])
+    close(shares(temperature=0.5), [0.25 / 0.355, 0.0625 / 0.355, 0.04 / 0.355, 0.0025 / 0.355])
