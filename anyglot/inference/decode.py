@@ -157,7 +157,7 @@ class Decoder:
         spent = len(row.written) >= request.max_tokens
         if state.place == CODES and spent:  # of what may come, the last choice leads to the span's end
             rules = self.automaton.rules[state.modality - 1]
-            choices = rules.stream.choices(state.count, state.row, state.frames, rules.limit, rules.levels)
+            choices = rules.stream.choices(state.done, state.row, state.frames, rules.limit, rules.levels)
             return (rules.symbols[choices[-1]],)
         if state.modality:
             return ranges
