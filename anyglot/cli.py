@@ -1,0 +1,248 @@
+"""The `anyglot` command. Each verb imports what it needs when it runs, so that `--help` costs nothing."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from anyglot import __version__
+from anyglot.errors import AnyglotError, ConfigError
+
+STAGES = ("tokenizer", "text_tokenizer", "pretrain")  # modules of anyglot.train that `stage:` may name
+GO_ON = "interrupted; what was finished is kept, run the same command again to go on"
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one verb. Exit code: 0 done, 2 an error the user can mend (one line on stderr), 130 interrupted."""
+    parser = _parser()
+    arguments, overrides = parser.parse_known_args(argv)
+    stray = [word for word in overrides if not arguments.takes_overrides or word.startswith("-") or "=" not in word]
+    if stray:
+        parser.error(f"unrecognized arguments: {' '.join(stray)} (see anyglot {arguments.verb} --help)")
+    if arguments.threads:
+        # torch and BLAS read it when they are imported, which is later; worker processes inherit it
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(arguments.threads)
+    try:
+        arguments.run(arguments, overrides)
+    except AnyglotError as error:
+        print(f"anyglot: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        from anyglot.doctor import extra_of
+
+        if not (extra := extra_of(error.name)):
+            raise
+        print(f"anyglot: error: {error.name} is not installed; pip install 'anyglot[{extra}]'", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\nanyglot: {GO_ON}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `anyglot systems | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="anyglot", description="Train language models that read and write every medium.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"anyglot {__version__}")
+    parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)  # launchers add it; LOCAL_RANK counts
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, run: Any, summary: str, example: str, overrides: str = "") -> argparse.ArgumentParser:
+        usage = f"anyglot {name} {overrides} [--threads N]" if overrides else None
+        words = verbs.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=f"example:\n  {example}",
+            usage=usage,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        words.add_argument("--threads", type=_positive, metavar="N", help="CPU threads of each process")
+        words.set_defaults(run=run, takes_overrides=bool(overrides))
+        return words
+
+    fetch = verb(
+        "fetch",
+        _fetch,
+        "build a corpus out of reference assets",
+        "anyglot fetch demo --out runs/demo/data spoken=200",
+        "CORPUS --out DIR [key=value ...]",
+    )
+    fetch.add_argument("corpus", metavar="CORPUS", help="a config below configs/corpora, e.g. demo")
+    fetch.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to build it in")
+
+    train = verb(
+        "train",
+        _train,
+        "train what a config describes: a tokenizer or the language model",
+        "anyglot train configs/demo/image.yaml steps=500 seed=1",
+        "CONFIG [key=value ...]",
+    )
+    train.add_argument("config", metavar="CONFIG", help=f"a YAML file; its `stage:` is one of {', '.join(STAGES)}")
+
+    tokenize = verb(
+        "tokenize",
+        _tokenize,
+        "turn documents into token shards",
+        "anyglot tokenize configs/demo/tokenize.yaml out=runs/demo/tokens",
+        "CONFIG [key=value ...]",
+    )
+    tokenize.add_argument("config", metavar="CONFIG", help="a YAML file")
+
+    generate = verb(
+        "generate",
+        _generate,
+        "continue a prompt of text and media, and write what comes out as files",
+        'anyglot generate runs/demo/lm --text "black cat" --to image --out out temperature=0.8',
+        "CHECKPOINT [--text T | --image FILE | --speech FILE | --part MODALITY=VALUE] ... "
+        "[--to MODALITY] [--out DIR] [--seed N] [key=value ...]",
+    )
+    generate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a trained model's directory")
+    parts = generate.add_argument_group("the prompt: parts in the order given")
+    for modality, value, what in (
+        ("text", "T", "words"),
+        ("image", "FILE", "a picture"),
+        ("speech", "FILE", "a sound"),
+    ):
+        parts.add_argument(f"--{modality}", action=_Part, metavar=value, help=what)
+    parts.add_argument("--part", action=_Part, metavar="MODALITY=VALUE", help="a part of any modality: file, or words")
+    generate.add_argument("--to", metavar="MODALITY", help="what to answer with; without it the model chooses")
+    generate.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the files (out)")
+    generate.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling (0)")
+    generate.set_defaults(parts=[])
+
+    chat = verb(
+        "chat",
+        _chat,
+        "talk with a trained model in the terminal, files as attachments",
+        "anyglot chat runs/demo/lm --out out",
+        "CHECKPOINT [--out DIR] [--seed N] [key=value ...]",
+    )
+    chat.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a trained model's directory")
+    chat.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for media it answers (out)")
+    chat.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling (0)")
+
+    evaluate = verb(
+        "eval",
+        _eval,
+        "measure tokenizers and models as a config says",
+        "anyglot eval configs/demo/eval.yaml",
+        "CONFIG [key=value ...]",
+    )
+    evaluate.add_argument("config", metavar="CONFIG", help="a YAML file")
+
+    inspect = verb(
+        "inspect",
+        _inspect,
+        "show a tokenizer, vocabulary, token shard, checkpoint or document file",
+        "anyglot inspect runs/demo/tokens --document 3",
+    )
+    inspect.add_argument("path", type=Path, metavar="PATH", help="a file or directory")
+    inspect.add_argument("--document", type=int, metavar="N", help="show document N of a shard, token by token")
+
+    doctor = verb("doctor", _doctor, "say what this machine has", "anyglot doctor --json")
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+
+    systems = verb("systems", _systems, "list the survey's systems and their state here", "anyglot systems --json")
+    systems.add_argument("--json", action="store_true", help="as JSON")
+    return parser
+
+
+class _Part(argparse.Action):
+    """Collect (modality, value) pairs of the prompt in the order they are given."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        modality, value = self.dest, str(values)
+        if self.dest == "part":
+            modality, equals, value = value.partition("=")
+            if not equals or not modality:
+                parser.error(f"--part takes MODALITY=VALUE, got {values!r}")
+        namespace.parts = [*namespace.parts, (modality, value)]
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _fetch(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from anyglot.data.corpora import fetch
+
+    fetch(arguments.corpus, arguments.out, overrides)
+
+
+def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from importlib import import_module
+
+    from anyglot.config import load_mapping
+
+    mapping = load_mapping(arguments.config, overrides)
+    stage = mapping.get("stage")
+    if stage not in STAGES:
+        raise ConfigError(f"{arguments.config}: key 'stage' is {stage!r}, must be one of: {', '.join(STAGES)}")
+    import_module(f"anyglot.train.{stage}").run(mapping, arguments.config)
+
+
+def _tokenize(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from anyglot.config import load_mapping
+    from anyglot.data import tokenize
+
+    tokenize.run(load_mapping(arguments.config, overrides), arguments.config)
+
+
+def _generate(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from anyglot.inference import command
+
+    command.generate(
+        arguments.checkpoint,
+        arguments.parts,
+        to=arguments.to,
+        out=arguments.out,
+        seed=arguments.seed,
+        overrides=overrides,
+    )
+
+
+def _chat(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from anyglot.inference import chat
+
+    chat.run(arguments.checkpoint, out=arguments.out, seed=arguments.seed, overrides=overrides)
+
+
+def _eval(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from anyglot.config import load_mapping
+    from anyglot.eval import command
+
+    command.run(load_mapping(arguments.config, overrides), arguments.config)
+
+
+def _inspect(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from anyglot.inspection import show
+
+    show(arguments.path, arguments.document)
+
+
+def _doctor(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from anyglot.doctor import show
+
+    show(arguments.json)
+
+
+def _systems(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from anyglot.systems import show
+
+    show(arguments.json)
