@@ -1,0 +1,209 @@
+"""The contract of a quantizer: continuous vectors to codes and back, channel-last.
+
+Every family is a pipeline of the same steps, and writes only the middle ones:
+
+    z -> project_in -> bound -> select (codes, code vectors, losses) -> straight-through -> project_out
+
+`bound` maps into the domain where codes are chosen (tanh for FSQ, the unit sphere for cosine VQ). The gradient
+of the code vectors with respect to the bounded vectors is the identity.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anyglot.errors import AnyglotError
+from anyglot.tokenizers.quantizers.search import full_precision
+
+
+@dataclass
+class Quantized:
+    """What a quantizer makes of vectors.
+
+    vectors: [*grid, dim], in the dtype of the input; the gradient passes through to the input.
+    codes: int64 [*grid, levels]; -1 where there is no code (masked position, dropped level).
+    losses: unweighted scalar means, e.g. "commitment", "codebook", "entropy"; see `Quantizer.loss`.
+    stats: detached scalars of this batch, "usage" (share of the codebook that occurs) and "perplexity".
+    """
+
+    vectors: Tensor
+    codes: Tensor
+    losses: dict[str, Tensor]
+    stats: dict[str, Tensor]
+
+
+def straight_through(z: Tensor, vectors: Tensor) -> Tensor:
+    """`vectors`, exactly, with their gradient passed to `z` as well (Bengio et al. 2013, arXiv:1308.3432)."""
+    return vectors + (z - z.detach())
+
+
+def code_stats(counts: Tensor, size: int) -> dict[str, Tensor]:
+    """Usage and perplexity of a codebook of `size` codes, from how often codes occur [any number of codes]."""
+    share = counts.float() / counts.sum().clamp(min=1)
+    return {"usage": (counts > 0).sum() / size, "perplexity": torch.special.entr(share).sum().exp()}
+
+
+class Projection(nn.Linear):
+    """A linear map that computes in fp32 even where an engine stores its weights in bf16."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight.float(), self.bias.float())
+
+
+class Quantizer(nn.Module):
+    """Base of all families. A family writes `bound`, `assign`, `lookup` and `select`, all on flat fp32 vectors.
+
+    dim: width of the vectors outside. width: of the code vectors; a projection leads to it and back where the
+    two differ. levels: codebook size of each level. weights: of the loss terms.
+
+    Codes are chosen in fp32 under any autocast. Running statistics change only in a forward in training mode with
+    gradients enabled; such a forward uses the codebook as it was before. Ranks take part in its collectives, so all
+    of them must make it. Do not put a quantizer inside activation checkpointing: the recomputation updates twice.
+    """
+
+    def __init__(self, dim: int, width: int, levels: tuple[int, ...], weights: dict[str, float]) -> None:
+        super().__init__()
+        self.dim, self.width, self.levels, self.weights = dim, width, levels, weights
+        self.project_in: nn.Module = nn.Identity() if width == dim else Projection(dim, width)
+        self.project_out: nn.Module = nn.Identity() if width == dim else Projection(width, dim)
+
+    @property
+    def projects(self) -> bool:
+        """Whether projections lead to the code vectors and back."""
+        return self.width != self.dim
+
+    @property
+    def residual_scale(self) -> Tensor | float:
+        """Size of what is left over relative to what was given, per channel [width]; 1 where the codebook learns it."""
+        return 1.0
+
+    @property
+    def ready(self) -> bool:
+        """False while the codebook still collects vectors for its initialisation."""
+        return True
+
+    @property
+    def updating(self) -> bool:
+        """Whether a forward now may change running statistics, and talks to the other ranks."""
+        return self.training and torch.is_grad_enabled()
+
+    # What a family writes. `h` is fp32 [n, width], already bounded; `codes` int64 [n, levels].
+
+    def bound(self, h: Tensor) -> Tensor:
+        """Map [n, width] differentiably into the domain where codes are chosen."""
+        return h
+
+    def assign(self, h: Tensor) -> Tensor:
+        """Choose codes [n, levels], without side effects."""
+        raise NotImplementedError
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Code vectors [n, width]; any vector where a code is -1."""
+        raise NotImplementedError
+
+    def select(self, h: Tensor, sample: Tensor) -> Quantized:
+        """Choose codes, with losses and, when `updating`, running statistics.
+
+        sample: int64 [n], the index along the first axis of the input that each vector came from.
+        Returns flat results of width `width`; the vectors carry gradients to parameters only, not to `h`.
+        """
+        raise NotImplementedError
+
+    # What everybody calls.
+
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
+        """Quantize vectors [*grid, dim]; where mask bool [*grid] is False they are ignored, whatever they hold.
+
+        Masked positions get zero vectors and code -1. Raises AnyglotError for a wrong shape, no vectors, NaN or
+        infinity.
+        """
+        self._check_shape(z, mask)
+        grid = z.shape[:-1]
+        batch = torch.arange(grid[0] if grid else 1, device=z.device)
+        sample = batch.view(-1, *[1] * (len(grid) - 1)).expand(grid) if grid else batch
+        with full_precision(z.device):
+            flat = (z.reshape(-1, self.dim) if mask is None else z[mask]).float()
+            _check_finite(flat, z)
+            result = self.quantize(flat, sample.reshape(-1) if mask is None else sample[mask])
+        if mask is None:
+            vectors, codes = result.vectors.reshape(z.shape), result.codes.reshape(*grid, len(self.levels))
+        else:
+            vectors = result.vectors.new_zeros(z.shape).index_put((mask,), result.vectors)
+            codes = result.codes.new_full((*grid, len(self.levels)), -1).index_put((mask,), result.codes)
+        return Quantized(vectors.to(z.dtype), codes, result.losses, result.stats)
+
+    @torch.no_grad()
+    def encode(self, z: Tensor) -> Tensor:
+        """Codes int64 [*grid, levels] of vectors [*grid, dim]. Raises as `forward`."""
+        self._check_shape(z, None)
+        with full_precision(z.device):
+            flat = z.reshape(-1, self.dim).float()
+            _check_finite(flat, z)
+            return self.encode_flat(flat).reshape(*z.shape[:-1], len(self.levels))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Vectors fp32 [*grid, dim] of codes [*grid, levels]; a code of -1 adds nothing.
+
+        In evaluation `decode(encode(z))` equals `forward(z).vectors`. Raises AnyglotError for codes of a wrong shape
+        or outside the codebook.
+        """
+        expected = f"expected integer codes [..., {len(self.levels)}]"
+        if codes.dtype.is_floating_point or codes.dtype == torch.bool or codes.ndim == 0:
+            raise AnyglotError(f"{expected}, got {codes.dtype} {list(codes.shape)}")
+        if codes.shape[-1] != len(self.levels):
+            raise AnyglotError(f"{expected}, got {list(codes.shape)}")
+        flat = codes.reshape(-1, len(self.levels)).to(torch.int64)
+        sizes = torch.tensor(self.levels, device=codes.device)
+        if bool(((flat < -1) | (flat >= sizes)).any()):
+            raise AnyglotError(
+                f"codes of a {list(self.levels)} codebook must lie in 0 .. size - 1 (or be -1 for none), "
+                f"got {int(flat.min())} .. {int(flat.max())}"
+            )
+        with full_precision(codes.device):
+            return self.decode_flat(flat).reshape(*codes.shape[:-1], self.dim)
+
+    def loss(self, quantized: Quantized) -> Tensor:
+        """Sum of the loss terms, each times the weight that this quantizer's config gives it."""
+        terms = [self.weights[name] * value for name, value in quantized.losses.items()]
+        return torch.stack(terms).sum() if terms else quantized.vectors.new_zeros((), dtype=torch.float32)
+
+    # The same on flat vectors [n, dim], for quantizers made of quantizers.
+
+    def quantize(self, z: Tensor, sample: Tensor) -> Quantized:
+        """`forward` without checks; see `select` for `sample`."""
+        h = self.bound(self.project_in(z))
+        result = self.select(h, sample)
+        result.vectors = self.project_out(straight_through(h, result.vectors))
+        return result
+
+    def encode_flat(self, z: Tensor) -> Tensor:
+        """Codes [n, levels] of fp32 vectors [n, dim]."""
+        return self.assign(self.bound(self.project_in(z)))
+
+    def decode_flat(self, codes: Tensor) -> Tensor:
+        """Vectors [n, dim] of codes [n, levels]; zero where every level is -1."""
+        vectors = self.project_out(self.lookup(codes.clamp(min=0) if len(self.levels) == 1 else codes))
+        return torch.where((codes >= 0).any(-1, keepdim=True), vectors, 0.0)
+
+    def _check_shape(self, z: Tensor, mask: Tensor | None) -> None:
+        if z.ndim == 0 or z.shape[-1] != self.dim or not z.dtype.is_floating_point:
+            raise AnyglotError(f"expected float vectors [..., {self.dim}], got {z.dtype} {list(z.shape)}")
+        if z.numel() == 0:
+            raise AnyglotError(f"expected at least one vector [..., {self.dim}], got an empty {list(z.shape)}")
+        if mask is not None and (mask.shape != z.shape[:-1] or mask.dtype != torch.bool):
+            raise AnyglotError(
+                f"expected a bool mask {list(z.shape[:-1])} for vectors {list(z.shape)}, "
+                f"got {mask.dtype} {list(mask.shape)}"
+            )
+
+
+def _check_finite(flat: Tensor, z: Tensor) -> None:
+    finite = torch.isfinite(flat)
+    if not bool(finite.all()):
+        bad = int((~finite.all(-1)).sum())
+        raise AnyglotError(
+            f"expected finite vectors [..., {z.shape[-1]}], got NaN or infinity in {bad} of {flat.shape[0]} vectors of "
+            f"{list(z.shape)}; lower the learning rate or check the input media"
+        )
