@@ -144,7 +144,8 @@ def _parser() -> argparse.ArgumentParser:
         "anyglot inspect runs/demo/tokens --document 3",
     )
     inspect.add_argument("path", type=Path, metavar="PATH", help="a file or directory")
-    inspect.add_argument("--document", type=int, metavar="N", help="show document N of a shard, token by token")
+    inspect.add_argument("--document", type=int, metavar="N", help="show document N; of shards, token by token")
+    inspect.add_argument("--text", type=Path, metavar="DIR", help="text tokenizer: show words instead of text ids")
 
     doctor = verb("doctor", _doctor, "say what this machine has", "anyglot doctor --json")
     doctor.add_argument("--json", action="store_true", help="as JSON")
@@ -233,7 +234,7 @@ def _eval(arguments: argparse.Namespace, overrides: list[str]) -> None:
 def _inspect(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from anyglot.inspection import show
 
-    show(arguments.path, arguments.document)
+    show(arguments.path, arguments.document, arguments.text)
 
 
 def _doctor(arguments: argparse.Namespace, overrides: list[str]) -> None:

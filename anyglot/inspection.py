@@ -1,0 +1,228 @@
+"""`anyglot inspect`: what a tokenizer, vocabulary, shard folder, model or document file holds, in the terminal."""
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from anyglot.errors import AnyglotError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from anyglot.lm.vocabulary import Vocabulary
+    from anyglot.tokenizers.text import TextTokenizer
+
+COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")  # of the modalities, in the vocabulary's order
+FIRST = 5  # documents of a file that are shown when none is asked for
+
+
+def show(path: Path, document: int | None = None, text: Path | None = None, console: Console | None = None) -> None:
+    """Print what lies at `path`.
+
+    Args:
+        document: of a shard folder, show this document token by token; of a document file, show this one only.
+        text: text tokenizer directory, to show words; without it the one that lies with the shards is used, else ids.
+    Raises:
+        AnyglotError: nothing there that can be shown, or no such document.
+    """
+    console = console or Console()
+    if not path.exists():
+        raise AnyglotError(f"{path}: no such file or directory")
+    if path.is_file():
+        if path.name == "vocabulary.json":
+            _vocabulary(path, console)
+        elif path.suffix == ".arrow":
+            _shard(path, console)
+        else:
+            _documents(path, document, console)
+        return
+    if document is not None:
+        _tokens(path, document, text, console)
+    elif (path / "manifest.json").is_file():
+        _mapping(json.loads((path / "manifest.json").read_text("utf-8")), console)
+    elif any(path.glob("[0-9]*.arrow")):
+        _store(path, console)
+    elif (path / "config.json").is_file() or (path / "vocabulary.json").is_file():
+        _model(path, console)
+    else:
+        raise AnyglotError(
+            f"{path}: no manifest.json (tokenizer), vocabulary.json, config.json (model) or *.arrow (shards) here"
+        )
+
+
+def coloured(ids: Sequence[int], loss: Sequence[bool], vocabulary: "Vocabulary", words: "TextTokenizer | None") -> Text:
+    """Token ids as one line of coloured pieces, each modality in its colour; what bears no loss is dim.
+
+    Text tokens alternate in background so that their borders show; without `words` they are ids.
+    """
+    found = vocabulary.describe(_array(ids))
+    line = Text()
+    for index, (token, learns) in enumerate(zip(ids, loss, strict=True)):
+        block, code = vocabulary.blocks[found.block[index]], int(found.code[index])
+        if block.kind == "text":
+            piece = words.to_bytes([token]).decode("utf-8", errors="replace") if words else f"{code} "
+            style = "on grey23" if index % 2 else "on grey11"
+        elif block.kind == "codes":
+            piece, style = f"{code} ", COLOURS[(int(found.modality[index]) - 1) % len(COLOURS)]
+            style += " bold" if block.level == 0 else ""
+        elif block.kind == "control":
+            piece = f" <{block.modality}> " if code == 0 else f"</{block.modality}> "
+            style = f"reverse {COLOURS[(int(found.modality[index]) - 1) % len(COLOURS)]}"
+        else:
+            piece, style = f"[{vocabulary.name(token)}] ", "bold white"
+        line.append(piece, style if learns else f"{style} dim")
+    return line
+
+
+def _array(ids: Sequence[int]) -> "np.ndarray":
+    import numpy as np
+
+    return np.asarray(ids)
+
+
+def _tokens(path: Path, document: int, text: Path | None, console: Console) -> None:
+    from anyglot.data.shards import TokenStore
+
+    store = TokenStore(path)
+    if not 0 <= document < len(store):
+        raise AnyglotError(f"{path}: no document {document}, there are {len(store)} (0 to {len(store) - 1})")
+    found = store[document]
+    console.print(
+        f"document {document} {store.name(document)!r}: {len(found.ids)} tokens, {int(found.loss.sum())} learnt"
+    )
+    for modality, start, length in found.spans:
+        console.print(f"  {modality}: tokens {start} to {start + length - 1}", highlight=False)
+    words = _words(path, text, store.vocabulary)
+    console.print(coloured(found.ids.tolist(), found.loss.tolist(), store.vocabulary, words))
+
+
+def _words(path: Path, text: Path | None, vocabulary: "Vocabulary") -> "TextTokenizer | None":
+    """The text tokenizer that goes with a shard folder, if it lies in `tokenizers/text` there or one above."""
+    from anyglot.tokenizers.text import TextTokenizer
+
+    places = [text] if text else [path / "tokenizers" / "text", path.parent / "tokenizers" / "text"]
+    for place in places:
+        if text or place.is_dir():
+            words = TextTokenizer.from_pretrained(place)
+            vocabulary.check({"text": words.fingerprint})
+            return words
+    return None
+
+
+def _vocabulary(path: Path, console: Console) -> None:
+    from anyglot.lm.vocabulary import Vocabulary
+
+    vocabulary = Vocabulary.load(path)
+    table = Table("block", "kind", "first id", "last id", "size", "tokenizer", box=None, header_style="bold")
+    for block in vocabulary.blocks:
+        first, last, size = (f"{number:,}" for number in (block.start, block.end - 1, block.size))
+        colour = (
+            COLOURS[(vocabulary.modality_names.index(block.modality) - 1) % len(COLOURS)] if block.level >= 0 else ""
+        )
+        table.add_row(block.name, block.kind, first, last, size, block.fingerprint, style=colour)
+    console.print(f"vocabulary {vocabulary.fingerprint}: {vocabulary.size:,} ids")
+    console.print(table)
+    for modality in vocabulary.modalities:
+        console.print(f"{modality.spec.modality}: stream {modality.stream}, {_spec(modality.spec.to_json())}")
+
+
+def _spec(spec: dict[str, Any]) -> str:
+    axes = ", ".join(f"{axis['name']} {axis['length']} up to {axis['size']}" for axis in spec["axes"])
+    return f"codes [{axes}] of {len(spec['levels'])} levels {spec['levels']}" + (
+        f", {spec['rate']:g} per second" if spec["rate"] else ""
+    )
+
+
+def _shard(path: Path, console: Console) -> None:
+    from dataclasses import asdict
+
+    from anyglot.data.shards import read_shard
+
+    info, _ = read_shard(path)
+    _mapping(asdict(info), console)
+
+
+def _store(path: Path, console: Console) -> None:
+    from anyglot.data.shards import TokenStore
+
+    store = TokenStore(path)
+    console.print(
+        f"{len(store):,} documents, {store.tokens:,} tokens in {len(store.shards)} shards, {store.fingerprint}"
+    )
+    console.print(f"vocabulary {store.vocabulary.fingerprint}, tokenizers {store.shards[0].tokenizers}")
+    table = Table("modality", "documents", "spans", "tokens", "share", box=None, header_style="bold")
+    for name, counts in store.statistics().items():
+        share = counts["tokens"] / max(store.tokens, 1)
+        table.add_row(name, *(f"{counts[key]:,}" for key in ("documents", "spans", "tokens")), f"{share:.1%}")
+    console.print(table)
+    for kind, count in _total(info.skipped for info in store.shards).items():
+        console.print(f"skipped {count}: {kind}", style="yellow")
+    for problem in islice((problem for info in store.shards for problem in info.problems), FIRST):
+        console.print(f"  {problem['where']}: {problem['reason']}", style="yellow", markup=False)
+
+
+def _total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for each in counts:
+        for key, number in each.items():
+            total[key] = total.get(key, 0) + number
+    return total
+
+
+def _model(path: Path, console: Console) -> None:
+    """A model directory or the root of tokenised data: what lies in it, then its vocabulary."""
+    if (path / "config.json").is_file():
+        config = json.loads((path / "config.json").read_text("utf-8"))
+        kept = ("architectures", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "dtype")
+        _mapping({key: config[key] for key in kept if key in config}, console)
+    for manifest in sorted(path.glob("tokenizers/*/manifest.json")):
+        described = json.loads(manifest.read_text("utf-8"))
+        console.print(f"tokenizer {manifest.parent.name}: {described['fingerprint']}")
+    for source in sorted({shard.parent for shard in path.glob("*/[0-9]*.arrow")}):
+        console.print(f"token shards: {source}", markup=False)
+    if (path / "vocabulary.json").is_file():
+        _vocabulary(path / "vocabulary.json", console)
+
+
+def _documents(path: Path, document: int | None, console: Console) -> None:
+    from anyglot.data.documents import Document
+    from anyglot.data.readers import read, slices
+
+    records = (record for part in slices(path) for record in read(part))
+    first = 0 if document is None else document
+    shown = list(islice(records, first, first + (FIRST if document is None else 1)))
+    if not shown:
+        raise AnyglotError(f"{path}: no document {first}" if document is not None else f"{path}: holds no document")
+    for record in shown:
+        if not isinstance(record, Document):
+            console.print(f"{record.where}: {record.reason}", style="yellow", markup=False)
+            continue
+        console.print(Text(f"{record.id}  {record.split or ''}", style="bold"))
+        for role, parts in record.turns:
+            for part in parts:
+                content = part.text if part.text is not None else str(part.path or "in the record itself")
+                console.print(
+                    Text(f"  {role + ' ' if role else ''}{part.type}: ", style="cyan").append(content, "none")
+                )
+
+
+def _mapping(value: dict[str, Any], console: Console) -> None:
+    """Keys and values, nested ones indented."""
+
+    def put(items: dict[str, Any], indent: str) -> None:
+        for key, item in items.items():
+            if isinstance(item, dict) and item:
+                console.print(Text(f"{indent}{key}:", style="bold"))
+                put(item, indent + "  ")
+            else:
+                console.print(
+                    Text(f"{indent}{key}: ", style="bold").append(json.dumps(item, ensure_ascii=False), "none")
+                )
+
+    put(value, "")
