@@ -55,8 +55,15 @@ class Codebook(nn.Module):
         return F.normalize(codes, dim=-1) if self.spherical else codes
 
     def vectors(self) -> Tensor:
-        """All codes, fp32 [size, width], with gradients if they are learned."""
-        raise NotImplementedError
+        """All codes, fp32 [size, width], to search among."""
+        return self.shape(self.weight.detach().float())
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Codes [n] as vectors, fp32 [n, width], with gradients if they are learned.
+
+        Rows are taken first: the backward pass must not need `weight`, which a reset changes in place.
+        """
+        return self.shape(F.embedding(codes, self.weight).float())
 
     def place(self, rows: Tensor | slice, vectors: Tensor, counts: Tensor) -> None:
         """Make codes equal `vectors` [m, width], with `counts` [m] as their average usage."""
@@ -131,9 +138,6 @@ class LearnedCodebook(Codebook):
         super().__init__(size, width, *rest)
         self.weight = nn.Parameter(self.start_vectors(width))
 
-    def vectors(self) -> Tensor:
-        return self.shape(self.weight.float())
-
 
 class EmaCodebook(Codebook):
     """Codes are the moving average of the vectors assigned to them (VQ-VAE, arXiv:1711.00937, appendix A.1).
@@ -149,9 +153,6 @@ class EmaCodebook(Codebook):
         self.register_buffer("weight", self.start_vectors(width))
         self.register_buffer("sums", self.weight.clone())
 
-    def vectors(self) -> Tensor:
-        return self.weight
-
     def place(self, rows: Tensor | slice, vectors: Tensor, counts: Tensor) -> None:
         super().place(rows, vectors, counts)
         self.sums[rows] = vectors * counts[:, None]  # otherwise the next update would undo it
@@ -162,4 +163,4 @@ class EmaCodebook(Codebook):
         self.sums.mul_(decay).add_(sums * (1 - decay))
         total = self.counts.sum()
         smoothed = (self.counts + SMOOTHING) / (total + self.size * SMOOTHING) * total
-        self.weight.copy_(self.shape(self.sums / smoothed[:, None]))
+        self.weight.copy_(self.sums / smoothed[:, None])

@@ -78,22 +78,16 @@ class ResidualQuantizer(Quantizer):
         stats: dict[str, Tensor] = {}
         before_is_ready = True
         for i, (level, scale) in enumerate(self._levels()):
-            residual = (h - total.detach()) / scale
             # A level waits for the codebook before it, which decides what is left over. Levels without any vectors
             # run all the same: every parameter stays in the graph, as DistributedDataParallel demands.
-            used = depth > i if before_is_ready else torch.zeros_like(depth, dtype=torch.bool)
-            everything = before_is_ready and bool(used.all())
-            part = residual if everything else residual[used]
-            bounded = level.bound(level.project_in(part))
-            result = level.select(bounded, sample if everything else sample[used])
+            used = (depth > i) & before_is_ready
+            rows = slice(None) if bool(used.all()) else used.nonzero()[:, 0]
+            residual = (h[rows] - total[rows].detach()) / scale
+            result = level.select(level.bound(level.project_in(residual)), sample[rows])
             before_is_ready = before_is_ready and (level.ready or not level.updating)
-            vectors = self._contribution(level, part.detach(), result.vectors) * scale
-            if everything:
-                total = total + vectors
-                codes[:, i] = result.codes[:, 0]
-            else:
-                total = total.index_put((used,), total[used] + vectors)
-                codes[used, i] = result.codes[:, 0]
+            vectors = self._contribution(level, residual.detach(), result.vectors) * scale
+            total = total + (vectors if isinstance(rows, slice) else torch.zeros_like(h).index_put((rows,), vectors))
+            codes[rows, i] = result.codes[:, 0]
             for name, value in result.losses.items():
                 losses.setdefault(name, []).append(value)
             stats |= {f"{name}_{i}": value for name, value in result.stats.items()}

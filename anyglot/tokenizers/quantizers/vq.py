@@ -78,7 +78,7 @@ class VectorQuantizer(Quantizer):
         return nearest(h, self.codebook.vectors())[0][:, None]
 
     def lookup(self, codes: Tensor) -> Tensor:
-        return F.embedding(codes[:, 0], self.codebook.vectors())
+        return self.codebook.lookup(codes[:, 0])
 
     def select(self, h: Tensor, sample: Tensor) -> Quantized:
         updating = self.updating
