@@ -54,11 +54,13 @@ def process_group() -> Iterator[tuple[int, int]]:
         dist.destroy_process_group()
 
 
-def build_engine(module: nn.Module, config: EngineConfig, micro_rows: int, dtype: torch.dtype) -> Any:
+def build_engine(
+    module: nn.Module, config: EngineConfig, micro_rows: int, dtype: torch.dtype, universal: bool = False
+) -> Any:
     """A DeepSpeed engine around `module`, which takes `micro_rows` rows at a time.
 
     Gradients are summed over micro-batches and ranks, not averaged: divide the loss by what the whole batch counts,
-    and multiply it by `loss_scale(engine)`.
+    and multiply it by `loss_scale(engine)`. universal: it is about to load a universal checkpoint.
     """
     import deepspeed
 
@@ -69,6 +71,7 @@ def build_engine(module: nn.Module, config: EngineConfig, micro_rows: int, dtype
         "bf16": {"enabled": dtype == torch.bfloat16},
         "managed_gradient_accumulation": False,
         "steps_per_print": 10**9,
+        "checkpoint": {"load_universal": universal},
     }
     if config.zero_stage < 3:  # ZeRO-3 knows averages only
         settings["gradient_allreduce_op"] = "sum"

@@ -1,0 +1,40 @@
+"""The model for others: a plain Hugging Face directory in safetensors, with vocabulary and tokenizers beside it."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from anyglot.errors import MismatchError
+from anyglot.files import atomic_directory
+from anyglot.lm.vocabulary import Vocabulary
+from anyglot.tokenizers.base import read_manifest
+
+
+def check_tokenizers(vocabulary: Vocabulary, tokenizers: Mapping[str, str]) -> None:
+    """Raise MismatchError unless the tokenizer directories ("text" or modality -> path) are the vocabulary's."""
+    for name in tokenizers:
+        if name not in vocabulary.modality_names:
+            raise MismatchError(f"tokenizers.{name}: the vocabulary has only {', '.join(vocabulary.modality_names)}")
+    vocabulary.check({name: read_manifest(directory)["fingerprint"] for name, directory in tokenizers.items()})
+
+
+def export(engine: Any, directory: Path, vocabulary: Vocabulary, tokenizers: Mapping[str, str]) -> None:
+    """Write the engine's model, whole whatever the ZeRO stage. Every rank calls it; rank 0 writes, atomically.
+
+    The directory loads with `AutoModelForCausalLM.from_pretrained` and with `anyglot generate`.
+    """
+    import deepspeed
+    import torch.distributed as dist
+
+    model = engine.module.model
+    parameters = list(model.parameters()) if engine.zero_optimization_stage() == 3 else []
+    with deepspeed.zero.GatheredParameters(parameters, enabled=bool(parameters)):
+        if dist.get_rank() == 0:
+            with atomic_directory(directory) as folder:
+                model.config.anyglot_vocabulary = vocabulary.fingerprint
+                model.save_pretrained(folder, state_dict={k: v.detach().cpu() for k, v in model.state_dict().items()})
+                vocabulary.save(folder)
+                for name, source in tokenizers.items():
+                    shutil.copytree(source, folder / "tokenizers" / name)
+    dist.barrier()

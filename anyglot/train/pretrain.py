@@ -1,0 +1,232 @@
+"""Pretraining: one loop over a DeepSpeed engine. The same code runs in one process, under `deepspeed` or `torchrun`.
+
+Batch k is a pure function of the data and k, and random draws are functions of (seed, step): a run that is killed
+and resumed is the run that was never killed.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from anyglot.config import to_mapping, typed
+from anyglot.data.batches import BatchesConfig, PackedBatch, open_batches, single_pass
+from anyglot.data.shards import TokenStore
+from anyglot.errors import AnyglotError, ConfigError
+from anyglot.files import write_json
+from anyglot.lm.model import LanguageModel, ModelConfig, build_model, flops_per_token
+from anyglot.train import checkpoint as checkpoints
+from anyglot.train.checkpoint import RunState
+from anyglot.train.device import compute_dtype, local_device, matmul_flops
+from anyglot.train.engine import EngineConfig, build_engine, loss_scale, process_group, set_learning_rate
+from anyglot.train.export import check_tokenizers, export
+from anyglot.train.log import TrainingLog
+from anyglot.train.meter import GroupSums, Meter
+from anyglot.train.schedule import ScheduleConfig, factor, steps_within
+
+T = TypeVar("T")
+WARM, CALIBRATED = 5, 20  # a time budget becomes a number of steps by the speed between these two
+
+
+@dataclass
+class PretrainConfig:
+    """A pretraining run.
+
+    out: folder of the run; `<out>/model` is its result. data: the training mixture.
+    heldout: name -> token store, evaluated every `evaluate_every` steps on `evaluate_batches` batches (0: all).
+    tokenizers: "text" or modality -> directory; they are copied into the result, which needs them to read and write.
+    modality_weights: loss weight of a modality's codes ("structure": of the ids around them), 1 where not named.
+    micro_rows: rows that a process computes at once, 0 for all of its share.
+    steps: how many, unless minutes > 0 gives a time budget; then they are fixed once the speed has been measured.
+    """
+
+    stage: str
+    out: str
+    data: BatchesConfig
+    heldout: dict[str, str] = field(default_factory=dict)
+    tokenizers: dict[str, str] = field(default_factory=dict)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    modality_weights: dict[str, float] = field(default_factory=dict)
+    z_loss: float = 1e-4
+    micro_rows: int = 0
+    activation_checkpointing: bool = False
+    precision: str = "auto"
+    steps: int = 1000
+    minutes: float = 0.0
+    seed: int = 0
+    log_every: int = 10
+    evaluate_every: int = 200
+    evaluate_batches: int = 8
+    save_every: int = 200
+    keep: int = 2
+
+
+def run(mapping: dict[str, Any], where: str) -> None:
+    """Train as the config says, going on where an earlier run of it stopped. A finished run is not repeated."""
+    config = typed(PretrainConfig, mapping, where)
+    if (Path(config.out) / "done.json").exists():
+        return
+    with process_group() as (rank, world):
+        pretrain(config, rank, world)
+
+
+def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
+    """One run, from its newest checkpoint or from the start, to its exported model."""
+    out, device = Path(config.out), local_device()
+    dtype = compute_dtype(config.precision, device)
+    batches = open_batches(config.data)
+    batches.mixture.require(config.steps * config.data.rows)
+    vocabulary = batches.mixture.vocabulary
+    heldout = {name: TokenStore(path, vocabulary) for name, path in config.heldout.items()}
+    check_tokenizers(vocabulary, config.tokenizers)
+
+    # ------------------------------------------------------------------ where an earlier run stopped
+    stage = config.engine.zero_stage
+    found = _by_rank_0(lambda: checkpoints.newest(out / "checkpoints", world, stage))
+    state = found.state if found else RunState(fingerprint=batches.fingerprint)
+    if state.fingerprint != batches.fingerprint:
+        raise ConfigError(
+            f"{config.out}: its checkpoint was trained on data {state.fingerprint}, the config now gives "
+            f"{batches.fingerprint}; give this run another `out`, or delete the old one"
+        )
+    if not state.steps and not config.minutes:
+        state.steps = config.steps
+
+    # ------------------------------------------------------------------ model and engine
+    language_model = LanguageModel(build_model(config.model, vocabulary.size, config.seed), config.z_loss)
+    if config.activation_checkpointing:
+        language_model.model.gradient_checkpointing_enable({"use_reentrant": False})
+    flops = flops_per_token(language_model.model, config.data.length)
+    micro_rows = _micro_rows(config, world)
+    engine = build_engine(language_model, config.engine, micro_rows, dtype, bool(found and found.universal))
+    if found:
+        checkpoints.load(engine, found)
+    meter = Meter(vocabulary, config.modality_weights, flops, matmul_flops(dtype, device), device)
+    if rank == 0:
+        write_json(out / "config.json", to_mapping(config))
+
+    # ------------------------------------------------------------------ the loop
+    stream = batches.iterate(state.step, rank, world)
+    began = time.monotonic() - state.seconds
+    with TrainingLog(out, "language model", step=state.step, enabled=rank == 0) as log:
+        while not state.steps or state.step < state.steps:
+            learning_rate = config.engine.learning_rate * factor(config.schedule, state.step, state.steps or 10**9)
+            set_learning_rate(engine, learning_rate)
+            torch.manual_seed((config.seed * 1_000_003 + state.step) * 4096 + rank)
+            train_step(engine, next(stream), micro_rows, meter, state.step)
+
+            # ---------------------------------------------------------- what is told, measured and kept
+            state.step += 1
+            state.seconds = time.monotonic() - began
+            _fix_steps(config, state)
+            last = state.step == state.steps
+            log.advance(state.step, state.steps)
+            if state.step % config.log_every == 0 or last:
+                log.scalars(state.step, state.steps, meter.scalars() | {"learning_rate": learning_rate})
+            if state.step % config.evaluate_every == 0 or last:
+                for name, store in heldout.items():
+                    measured = evaluate(engine, store, config, micro_rows, rank, world)
+                    log.scalars(state.step, state.steps, {f"heldout/{name}/{key}": v for key, v in measured.items()})
+            if state.step % config.save_every == 0 or last:
+                checkpoints.save(engine, out / "checkpoints", state, config.keep)
+
+    # ------------------------------------------------------------------ the result
+    export(engine, out / "model", vocabulary, config.tokenizers)
+    if rank == 0:
+        write_json(out / "done.json", {"steps": state.steps, "seconds": round(state.seconds, 1), "world": world})
+
+
+def train_step(engine: Any, batch: PackedBatch, micro_rows: int, meter: Meter, step: int) -> None:
+    """One optimiser step on this rank's share of a global batch; its loss is the weighted mean over the global batch.
+
+    Raises AnyglotError if the loss or the gradient is not finite: DeepSpeed would skip the step in silence, or at
+    ZeRO stage 0 spoil the weights.
+    """
+    meter.begin()
+    tensors = _tensors(batch, engine.device)
+    weights = meter.weighted(tensors["labels"], tensors["weights"])
+    global_weight = weights.sum(dtype=torch.float64)
+    dist.all_reduce(global_weight)
+    scale = loss_scale(engine) / max(global_weight.item(), 1e-9)
+    total = torch.zeros((), dtype=torch.float64, device=engine.device)
+    for micro in _micro_batches(tensors | {"weighted": weights}, micro_rows):
+        loss = engine(
+            micro["input_ids"], micro["position_ids"], micro["document_ids"], micro["labels"], micro["weighted"]
+        )
+        engine.backward(loss.total * scale, scale_wrt_gas=False)
+        total += loss.total.detach()
+        meter.add(micro["labels"], loss.nll, micro["weights"])
+    dist.all_reduce(total)
+    mean = total.item() / max(global_weight.item(), 1e-9)
+    if not isfinite(mean):
+        raise AnyglotError(f"step {step}: the loss is {mean}; lower engine.learning_rate, or look at batch {step}")
+    engine.step()
+    gradient_norm = float(engine.get_global_grad_norm() or 0.0)
+    if not isfinite(gradient_norm):
+        raise AnyglotError(f"step {step}: the gradient is not finite; lower engine.learning_rate, or see batch {step}")
+    meter.step(mean, gradient_norm, tensors["document_ids"])
+
+
+@torch.no_grad()
+def evaluate(
+    engine: Any, store: TokenStore, config: PretrainConfig, micro_rows: int, rank: int, world: int
+) -> dict[str, float]:
+    """Bits per id of each group of ids, over a store's first `evaluate_batches` batches. Every rank calls it."""
+    engine.eval()
+    sums = GroupSums(store.vocabulary, engine.device)
+    for batch in single_pass(store, config.data.length, config.data.rows, rank, world, config.evaluate_batches):
+        for micro in _micro_batches(_tensors(batch, engine.device), micro_rows):
+            loss = engine(
+                micro["input_ids"], micro["position_ids"], micro["document_ids"], micro["labels"], micro["weights"]
+            )
+            sums.add(micro["labels"], loss.nll, micro["weights"])
+    engine.train()
+    return sums.bits()
+
+
+def _tensors(batch: PackedBatch, device: torch.device) -> dict[str, Tensor]:
+    names = ("input_ids", "position_ids", "document_ids", "labels", "weights")
+    return {name: torch.from_numpy(getattr(batch, name)).to(device) for name in names}
+
+
+def _micro_batches(tensors: dict[str, Tensor], rows: int) -> Iterator[dict[str, Tensor]]:
+    for start in range(0, len(tensors["labels"]), rows):
+        yield {name: tensor[start : start + rows] for name, tensor in tensors.items()}
+
+
+def _micro_rows(config: PretrainConfig, world: int) -> int:
+    share = -(-config.data.rows // world)
+    return min(config.micro_rows or share, share)
+
+
+def _fix_steps(config: PretrainConfig, state: RunState) -> None:
+    """Turn the time budget into a number of steps, the same on all ranks, once the speed is known."""
+    if state.steps:
+        return
+    if state.step == WARM:
+        state.warm_seconds = state.seconds
+    if state.step == CALIBRATED:
+        per_step = (state.seconds - state.warm_seconds) / (CALIBRATED - WARM)
+        state.steps = _by_rank_0(lambda: steps_within(config.minutes, state.seconds, state.step, per_step))
+
+
+def _by_rank_0(compute: Callable[[], T]) -> T:
+    """What rank 0 computes, on every rank; what it raises, too."""
+    box: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            box = [compute()]
+        except AnyglotError as error:
+            box = [error]
+    dist.broadcast_object_list(box)
+    if isinstance(box[0], AnyglotError):
+        raise box[0]
+    return box[0]

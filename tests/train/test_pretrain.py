@@ -1,0 +1,112 @@
+"""Runs of the language model: any number of processes is one run, and so is a run that was killed and resumed."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from tests.train.runs import kill_after, log, losses, make_store, train, weights, write_config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("pretrain")
+
+
+@pytest.fixture(scope="module")
+def store(folder):
+    return make_store(folder / "store")
+
+
+@pytest.fixture(scope="module")
+def config(folder, store):
+    return write_config(folder / "config.yaml", store, folder / "one")
+
+
+@pytest.fixture(scope="module")
+def one(folder, config):
+    """The run that others are compared with: one process, never interrupted."""
+    train(config, 1)
+    return folder / "one"
+
+
+def test_a_run_learns_logs_and_exports(one):
+    lines = log(one)
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 9))
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert {"bits/text", "bits/image", "bits/speech", "bits/structure", "gradient_norm", "tokens_per_second"} <= set(
+        steps[0]
+    )
+    assert 0 < steps[0]["utilisation"] < 1
+    assert 0 <= steps[0]["padding"] < 0.5
+    assert 3 < steps[0]["bits/image"] < 9  # near the uniform bits over the vocabulary, in bits and not nats
+    assert [line["step"] for line in lines if "heldout/all/bits/image" in line] == [4, 8]
+    assert sorted(path.name for path in (one / "checkpoints").iterdir()) == ["step-00000006", "step-00000008"]
+    assert json.loads((one / "done.json").read_text())["steps"] == 8
+
+
+def test_a_finished_run_is_not_repeated(one, config):
+    before = (one / "log.jsonl").read_bytes()
+    train(config, 1)
+    assert (one / "log.jsonl").read_bytes() == before
+
+
+def test_the_export_is_a_plain_hugging_face_model(one):
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(one / "model")
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in weights(one).items())
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_two_processes_give_the_curve_of_one(stage, folder, config, one):
+    out = folder / f"two-{stage}"
+    train(config, 2, f"out={out}", f"engine.zero_stage={stage}", "model.attention_dropout=0")
+    if stage == 1:  # the reference without dropout, whose draws differ by rank
+        train(config, 1, f"out={folder / 'plain'}", "model.attention_dropout=0")
+    np.testing.assert_allclose(losses(out), losses(folder / "plain"), rtol=2e-5)
+    for key in ("bits/image", "heldout/all/bits/speech", "gradient_norm"):
+        mine, theirs = ([line[key] for line in log(run) if key in line] for run in (out, folder / "plain"))
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4)
+    for name, value in weights(folder / "plain").items():
+        torch.testing.assert_close(weights(out)[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_kill_and_resume_is_bit_identical(folder, config, one):
+    out = folder / "killed"
+    kill_after(config, out, int(np.random.default_rng().integers(1, 8)), f"out={out}")  # any step will do
+    train(config, 1, f"out={out}")
+    assert all(torch.equal(value, weights(one)[name]) for name, value in weights(out).items())
+    assert losses(out) == losses(one)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_resume_at_another_world_size_goes_on_with_the_same_documents(stage, folder, config, one):
+    out, options = folder / f"moved-{stage}", (f"engine.zero_stage={stage}", "model.attention_dropout=0")
+    kill_after(config, out, 4, f"out={out}", *options)
+    train(config, 2, f"out={out}", *options)
+    reference = folder / f"still-{stage}"
+    train(config, 1, f"out={reference}", *options)
+    np.testing.assert_allclose(losses(out), losses(reference), rtol=1e-3)
+
+
+def test_a_damaged_checkpoint_is_one_clear_error_and_loses_nothing(folder, config, one):
+    out = folder / "damaged"
+    kill_after(config, out, 7, f"out={out}")
+    checkpoint = out / "checkpoints" / "step-00000006"
+    victim = next(path for path in checkpoint.rglob("*optim_states.pt"))
+    victim.write_bytes(victim.read_bytes()[:-100])
+    message = train(config, 1, f"out={out}", succeeds=False)
+    assert f"{victim}: damaged or missing; delete {checkpoint} to go on from step-00000003" in message
+    shutil.rmtree(checkpoint)
+    train(config, 1, f"out={out}")
+    assert all(torch.equal(value, weights(one)[name]) for name, value in weights(out).items())
+
+
+def test_other_data_than_the_checkpoint_s_is_refused(folder, config, store):
+    out = folder / "other"
+    kill_after(config, out, 4, f"out={out}")
+    assert "give this run another `out`" in train(config, 1, f"out={out}", "data.seed=4", succeeds=False)
