@@ -1,0 +1,99 @@
+"""`anyglot generate`: continue a prompt of parts, write what comes out as files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from anyglot.config import typed
+from anyglot.data.documents import Message, Part
+from anyglot.errors import ConfigError, MediaError
+from anyglot.files import write_text
+from anyglot.inference.anyglot import Anyglot
+from anyglot.inference.sampling import SamplingConfig
+from anyglot.lm.vocabulary import TEXT
+from anyglot.train.device import local_device
+
+
+@dataclass
+class GenerateConfig:
+    """temperature, top_k, top_p: of all modalities not named in `sampling`, see SamplingConfig.
+
+    sampling: modality -> settings of its own, e.g. sampling.image.top_k=50. max_tokens: of one answer; what is open
+    then is brought to its shortest end.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    sampling: dict[str, SamplingConfig] = field(default_factory=dict)
+    max_tokens: int = 2048
+
+
+def load_config(overrides: Sequence[str]) -> GenerateConfig:
+    """Settings from `key=value` words."""
+    mapping = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    assert isinstance(mapping, dict)
+    return typed(GenerateConfig, {str(key): value for key, value in mapping.items()})
+
+
+def load_model(checkpoint: Path, config: GenerateConfig) -> Anyglot:
+    """The model of a checkpoint directory or of a run's folder, set to sample as the config says."""
+    directory = checkpoint / "model" if (checkpoint / "model").is_dir() else checkpoint
+    model = Anyglot.load(directory, local_device(), config.sampling)
+    for name in config.sampling:
+        if name not in model.vocabulary.modality_names:
+            known = ", ".join(model.vocabulary.modality_names)
+            raise ConfigError(f"sampling.{name}: this model has no such modality; it has: {known}")
+    model.decoder.default = SamplingConfig(config.temperature, config.top_k, config.top_p)
+    return model
+
+
+def make_part(modality: str, value: str) -> Part:
+    """A part of a prompt: words, or the path of a file. Raises MediaError if there is no such file."""
+    if modality == TEXT:
+        return Part(TEXT, text=value)
+    if not Path(value).is_file():
+        raise MediaError(f"{value}: no such file; give the path of a file of modality {modality!r}")
+    return Part(modality, path=Path(value))
+
+
+def write_part(model: Anyglot, part: Part, out: Path, name: str) -> Path:
+    """Write a part that a model wrote: `<out>/<name>.txt`, or a file of its modality's kind."""
+    if part.type == TEXT:
+        path = out / f"{name}.txt"
+        write_text(path, part.text or "")
+        return path
+    tokenizer = model.tokenizers[part.type]
+    path = out / f"{name}{tokenizer.suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert isinstance(part.data, np.ndarray)
+    tokenizer.write(part.data, path)
+    return path
+
+
+def generate(
+    checkpoint: Path,
+    parts: Sequence[tuple[str, str]],
+    to: str | None,
+    out: Path,
+    seed: int,
+    overrides: Sequence[str],
+) -> None:
+    """Continue the document that `parts`, as (modality, text or file), begin; write and name each part that follows."""
+    from rich.console import Console
+
+    config = load_config(overrides)
+    prompt = [make_part(modality, value) for modality, value in parts]
+    model = load_model(checkpoint, config)
+    (reply,) = model.write([[Message(None, prompt)]], to, config.max_tokens, seed)
+    console = Console()
+    for number, part in enumerate(reply.parts):
+        path = write_part(model, part, out, f"{number:02d}-{part.type}")
+        console.print(f"[bold]{part.type}[/]  {path}")
+        if part.type == TEXT:
+            console.print(part.text, markup=False, highlight=False)
+    if not reply.parts:
+        console.print("the model ended the document without writing anything")
