@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from anyglot.errors import GrammarError
 from anyglot.lm.streams import CLOSE, Choices, Stream, stream_named
@@ -100,6 +100,9 @@ class Automaton:
         self._ends = [vocabulary.end_of_turn] * len(ROLES) + [vocabulary.eos]  # by turn; PLAIN is last
         self._spans = [State(SPANS, turn) for turn in range(len(ROLES))] + [State(SPANS, PLAIN)]
         self._outside = lru_cache(maxsize=1024)(self._ranges_outside)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # for worker processes: compiled anew from the vocabulary
+        return type(self), (self.vocabulary,)
 
     def start(self) -> State:
         """The state of a document that is about to begin."""
@@ -201,9 +204,12 @@ class Automaton:
         if place == CODES:
             rules = self.rules[modality - 1]
             choices = rules.stream.choices(done, row, frames, rules.limit, rules.levels)
-            words = [f"{rules.name} close" if c == CLOSE else f"a {rules.name} code of level {c}" for c in choices]
-            full = frames == 0 and choices in ((CLOSE,), (1,)) and done % (row * rules.limit) == 0
-            return " or ".join(words) + (f" (at most {rules.limit} steps)" if full else "")
+            words = [f"{rules.name} close" if c == CLOSE else f"{rules.name} code of level {c}" for c in choices]
+            longer = rules.stream.choices(done, row, frames, rules.limit + 1, rules.levels)
+            limit = (
+                f", since {rules.spec.axes[0].name!r} may be at most {rules.limit} long" if longer != choices else ""
+            )
+            return " or ".join(words) + limit
         if place == HEADER:
             rules = self.rules[modality - 1]
             axis = rules.sized[done]

@@ -42,38 +42,33 @@ class Grammar(Automaton):
         a shape that the spec does not allow.
         """
         vocabulary = self.vocabulary
-        ids = [np.array([vocabulary.bos], np.int32)]
-        loss = [np.array([False])]
-        spans: list[SpanRange] = []
-        position = 1
-
-        def put(piece: np.ndarray, has_loss: bool) -> None:
-            nonlocal position
-            ids.append(piece.astype(np.int32))
-            loss.append(np.full(len(piece), has_loss))
-            position += len(piece)
-
-        plain = not turns or turns[0].role is None
+        turns = turns or [Turn(None)]
+        plain = turns[0].role is None
         if plain and len(turns) > 1:
             raise GrammarError("a document without roles is one turn; give every turn a role, or join them")
+        ids = [np.array([vocabulary.bos])]
+        loss = [False]
+        spans: list[SpanRange] = []
         for turn in turns:
+            learned = plain or turn.role == "assistant"
             if not plain:
                 if turn.role not in ROLES:
                     raise GrammarError(f"no role {turn.role!r} in a chat; the roles are: {', '.join(ROLES)}")
-                put(np.array([vocabulary.special(turn.role)]), False)
-            ends_with_loss = plain or turn.role == "assistant"
+                ids.append(np.array([vocabulary.special(turn.role)]))
+                loss.append(False)
             for span in turn.spans:
                 piece = self.serialise_span(span)
                 if len(piece):
-                    spans.append(SpanRange(span.modality, position, len(piece)))
-                    put(piece, span.loss)
-                    ends_with_loss = span.loss
-            put(np.array([vocabulary.eos if plain else vocabulary.end_of_turn]), ends_with_loss)
+                    spans.append(SpanRange(span.modality, len(loss), len(piece)))
+                    ids.append(piece)
+                    loss += [span.loss] * len(piece)
+                    learned = span.loss
+            ids.append(np.array([vocabulary.eos if plain else vocabulary.end_of_turn]))
+            loss.append(learned)
         if not plain:
-            put(np.array([vocabulary.eos]), False)
-        elif not turns:
-            put(np.array([vocabulary.eos]), True)
-        return Serialised(np.concatenate(ids), np.concatenate(loss), spans)
+            ids.append(np.array([vocabulary.eos]))
+            loss.append(False)
+        return Serialised(np.concatenate(ids).astype(np.int32), np.array(loss), spans)
 
     def serialise_span(self, span: Span) -> np.ndarray:
         """The ids of one span, int `[n]`: text ids as they are, else opener, header, codes and closer."""

@@ -346,7 +346,12 @@ class Vocabulary:
             "specials": list(SPECIALS),
             "max_size": self.max_size,
             "modalities": [
-                {"spec": m.spec.to_json(), "fingerprint": m.fingerprint, "stream": m.stream} for m in self.modalities
+                {
+                    "spec": m.spec.to_json() | {"rate": float(m.spec.rate)},
+                    "fingerprint": m.fingerprint,
+                    "stream": m.stream,
+                }
+                for m in self.modalities  # 50 and 50.0 are one rate, but not one JSON
             ],
         }
 

@@ -1,0 +1,66 @@
+"""Random vocabularies and documents for property tests: small, so that corners are common."""
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from anyglot.lm.grammar import Span, Turn
+from anyglot.lm.vocabulary import ROLES, Vocabulary
+from anyglot.tokenizers.spec import Axis, CodeSpec
+
+
+@st.composite
+def specs(draw: Any, modality: str) -> CodeSpec:
+    """0 to 3 axes of every kind, 1 to 5 levels."""
+    levels = draw(st.lists(st.integers(2, 4), min_size=1, max_size=5))
+    axes = []
+    for number in range(draw(st.integers(0, 3))):
+        kinds = ("fixed", "sized", "open") if number == 0 else ("fixed", "sized")
+        axes.append(Axis(f"axis{number}", draw(st.sampled_from(kinds)), draw(st.integers(1, 3))))
+    return CodeSpec(modality, tuple(levels), tuple(axes))
+
+
+@st.composite
+def vocabularies(draw: Any) -> Vocabulary:
+    """One to three modalities, in either stream; the first sizes block may be too small for some headers."""
+    names = ("image", "speech", "graph")[: draw(st.integers(1, 3))]
+    modalities = [(draw(specs(name)), f"{name}-tokenizer") for name in names]
+    streams = {name: draw(st.sampled_from(["frame", "level"])) for name in names}
+    return Vocabulary.build(
+        draw(st.integers(1, 5)), "text-tokenizer", modalities, max_size=draw(st.integers(1, 4)), streams=streams
+    )
+
+
+def codes_of(spec: CodeSpec, seed: int) -> np.ndarray:
+    """Random codes of a random legal shape."""
+    generator = np.random.default_rng(seed)
+    grid = [axis.size if axis.length == "fixed" else int(generator.integers(1, axis.size + 1)) for axis in spec.axes]
+    return np.stack([generator.integers(0, size, grid) for size in spec.levels], axis=-1)
+
+
+@st.composite
+def spans(draw: Any, vocabulary: Vocabulary) -> Span:
+    """Text of 0 to 4 ids, or codes of one of the modalities."""
+    name = draw(st.sampled_from(vocabulary.modality_names))
+    if name == "text":
+        ids = draw(st.lists(st.integers(0, vocabulary.text_size - 1), max_size=4))
+        return Span("text", np.array(ids, dtype=np.int64), draw(st.booleans()))
+    codes = codes_of(vocabulary.modality(name).spec, draw(st.integers(0, 2**32 - 1)))
+    return Span(name, codes, draw(st.booleans()))
+
+
+@st.composite
+def documents(draw: Any, vocabulary: Vocabulary) -> list[Turn]:
+    """A plain document or a chat."""
+    content = st.lists(spans(vocabulary), max_size=4)
+    if draw(st.booleans()):
+        return [Turn(None, draw(content))]
+    return [Turn(draw(st.sampled_from(ROLES)), draw(content)) for _ in range(draw(st.integers(0, 3)))]
+
+
+@st.composite
+def vocabularies_with_documents(draw: Any) -> tuple[Vocabulary, list[Turn]]:
+    """A vocabulary and a document of it."""
+    vocabulary = draw(vocabularies())
+    return vocabulary, draw(documents(vocabulary))

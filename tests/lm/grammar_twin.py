@@ -1,0 +1,121 @@
+"""A slow, obvious reader of the grammar, written from its description only: the automaton must agree with it.
+
+Recursive descent over a list of ids. It lays the vocabulary out by itself and shares no code with anyglot.lm.
+"""
+
+from typing import Any
+
+from anyglot.tokenizers.spec import CodeSpec
+
+
+class Refused(Exception):
+    """The id at `position` is not what the grammar allows there; or ids end there."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(f"position {position}")
+        self.position = position
+
+
+class Twin:
+    """Reads whole documents as nested lists: [(role, [("text", [ids]) | (modality, nested codes)])]."""
+
+    def __init__(self, text_size: int, max_size: int, modalities: list[tuple[CodeSpec, str]]) -> None:
+        self.text_size = text_size
+        special = ["pad", "bos", "eos", "system", "user", "assistant", "end_of_turn"]
+        self.special = {name: text_size + i for i, name in enumerate(special)}
+        after = text_size + len(special)
+        self.sizes = {after + i: i + 1 for i in range(max_size)}
+        after += max_size
+        self.modalities = []
+        for spec, stream in modalities:
+            for axis in spec.axes:
+                while axis.length == "sized" and axis.size > len(self.sizes):
+                    self.sizes[after] = len(self.sizes) + 1
+                    after += 1
+            opener, closer = after, after + 1
+            after += 2
+            codes = []
+            for size in spec.levels:
+                codes.append({after + code: code for code in range(size)})
+                after += size
+            self.modalities.append((spec, stream, opener, closer, codes))
+        self.size = after
+
+    def read(self, ids: list[int]) -> list[Any]:
+        self.ids, self.at = ids, 0
+        self.take({self.special["bos"]})
+        turns: list[Any] = []
+        roles = {self.special[role]: role for role in ("system", "user", "assistant")}
+        if self.peek() in roles:
+            while self.peek() in roles:
+                role = roles[self.take(roles)]
+                turns.append((role, self.spans()))
+                self.take({self.special["end_of_turn"]})
+        else:
+            turns.append((None, self.spans()))
+        self.take({self.special["eos"]})
+        if self.at < len(ids):
+            raise Refused(self.at)
+        return turns
+
+    def peek(self) -> int:
+        return self.ids[self.at] if self.at < len(self.ids) else -1
+
+    def take(self, legal: Any) -> int:
+        token = self.peek()
+        if token not in legal:
+            raise Refused(self.at)
+        self.at += 1
+        return token
+
+    def spans(self) -> list[Any]:
+        found: list[Any] = []
+        while True:
+            if 0 <= self.peek() < self.text_size:
+                run = []
+                while 0 <= self.peek() < self.text_size:
+                    run.append(self.take([self.peek()]))
+                found.append(("text", run))
+                continue
+            for modality in self.modalities:
+                if self.peek() == modality[2]:
+                    found.append(self.span(*modality))
+                    break
+            else:
+                return found
+
+    def span(self, spec: CodeSpec, stream: str, opener: int, closer: int, codes: list[dict[int, int]]) -> Any:
+        self.take({opener})
+        grid = []
+        for axis in spec.axes:
+            if axis.length == "sized":
+                grid.append(self.sizes[self.take({i for i, number in self.sizes.items() if number <= axis.size})])
+            else:
+                grid.append(axis.size)
+        is_open = bool(spec.axes) and spec.axes[0].length == "open"
+        limit = grid[0] if spec.axes else 1
+        row = 1
+        for length in grid[1:]:
+            row *= length
+        levels = len(codes)
+        cells: dict[tuple[int, int, int], int] = {}  # (frame, cell, level) -> code
+        frames = 0
+        if stream == "frame":
+            while frames < limit and not (is_open and frames and self.peek() == closer):
+                for cell in range(row):
+                    for level in range(levels):
+                        cells[frames, cell, level] = codes[level][self.take(codes[level])]
+                frames += 1
+        else:
+            ends_run = codes[1] if levels > 1 else {closer}
+            while frames < limit and not (is_open and frames and self.peek() in ends_run):
+                for cell in range(row):
+                    cells[frames, cell, 0] = codes[0][self.take(codes[0])]
+                frames += 1
+            for level in range(1, levels):
+                for frame in range(frames):
+                    for cell in range(row):
+                        cells[frame, cell, level] = codes[level][self.take(codes[level])]
+        self.take({closer})
+        flat = [[cells[f, c, level] for level in range(levels)] for f in range(frames) for c in range(row)]
+        return (spec.modality, ([frames, *grid[1:]] if spec.axes else []), flat)
