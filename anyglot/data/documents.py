@@ -5,6 +5,7 @@ import binascii
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +47,7 @@ class Part:
     tokenizer: str = ""
     loss: bool | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Equal for two parts that hold the same file or the same bytes."""
         if self.path is not None:
@@ -68,11 +69,15 @@ class Message(NamedTuple):
 
 @dataclass
 class Document:
-    """An ordered list of parts: a plain document is one message without a role, a chat has several with roles."""
+    """An ordered list of parts: a plain document is one message without a role, a chat has several with roles.
+
+    where: file and line, row or sample that it comes from, for messages about it.
+    """
 
     id: str
     turns: list[Message] = field(default_factory=list)
     split: str | None = None
+    where: str = ""
 
 
 def files_below(folder: Path) -> Resolver:

@@ -24,14 +24,14 @@ SPEAKERS = {**ROLES, "human": "user", "gpt": "assistant", "model": "assistant", 
 TEXT_KEYS = ("text", "caption")
 
 
-def parse_record(record: Any, resolve: Resolver, fallback_id: str, schema: str = "auto") -> Document:
+def parse_record(record: Any, resolve: Resolver, where: str, schema: str = "auto") -> Document:
     """Make a Document of a record.
 
     Args:
         record: `{"parts"}`, `{"messages"}`, LLaVA/ShareGPT `{"conversations", "image"}`, OBELICS
             `{"images", "texts"}`, or plain columns such as `{"text", "image"}`; `id` and `split` beside them.
         resolve: what a relative reference means.
-        fallback_id: the document's id where the record has none.
+        where: file and line, row or sample; it is also the document's id where the record has none.
         schema: a name of SCHEMAS, or "auto": recognised by its keys.
     Raises:
         DocumentError: what is wrong with the record.
@@ -44,7 +44,7 @@ def parse_record(record: Any, resolve: Resolver, fallback_id: str, schema: str =
     if not turns:
         raise DocumentError("the document has no parts")
     split = given.get("split")
-    return Document(str(given.get("id", fallback_id)), turns, None if split is None else str(split))
+    return Document(str(given.get("id", where)), turns, None if split is None else str(split), where)
 
 
 def recognise(record: Mapping[str, Any]) -> str:
