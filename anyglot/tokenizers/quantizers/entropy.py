@@ -16,7 +16,8 @@ MAX_BITS = 24  # P has 2^bits elements
 
 def code_entropy(logits: Tensor) -> Tensor:
     """Entropy in nats [n] of each vector's assignment; `logits` [n, bits] are the log-odds of each bit."""
-    return (F.softplus(logits) - logits * torch.sigmoid(logits)).sum(1)
+    of_one = torch.sigmoid(logits) * F.logsigmoid(logits)
+    return -(of_one + torch.sigmoid(-logits) * F.logsigmoid(-logits)).sum(1)
 
 
 def mean_assignment(logits: Tensor, count: float, synced: bool) -> Tensor:

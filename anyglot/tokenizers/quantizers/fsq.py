@@ -45,7 +45,7 @@ class FiniteScalarQuantizer(Quantizer):
 
     @property
     def residual_scale(self) -> Tensor:
-        return 0.5 / (self.sizes // 2)
+        return 1 / (self.sizes - 1)  # half a step either way fills the range of the levels
 
     def bound(self, h: Tensor) -> Tensor:
         """Map to the range of the levels, in units of size // 2, so about -1 .. 1."""
