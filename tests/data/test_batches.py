@@ -194,9 +194,9 @@ def test_another_vocabulary_is_refused(folder, tmp_path):
     shares = {"mixed": Share(str(folder / "mixed")), "other": Share(str(tmp_path / "other"))}
     with pytest.raises(MismatchError, match=other.fingerprint):
         Mixture(shares, LENGTH)
+    config = typed(BatchesConfig, {"stores": {"mixed": {"path": str(folder / "mixed")}}, "length": LENGTH})
     with pytest.raises(MismatchError, match=other.fingerprint):
-        make_config = typed(BatchesConfig, {"stores": {"mixed": {"path": str(folder / "mixed")}}, "length": LENGTH})
-        open_batches(make_config, other)
+        open_batches(config, other)
 
 
 def test_the_tree_says_what_is_in_it(folder):

@@ -289,3 +289,27 @@ def test_text_in_several_processes_equals_one(config, tmp_path):
     two = config | {"out": str(tmp_path / "two"), "workers": 2}
     tokenize.run(two)
     assert digest(Path(config["out"])) == digest(Path(two["out"]))
+
+
+def test_real_image_tokenizer_in_two_processes_equals_one(config, tmp_path, monkeypatch):
+    import torch
+
+    from anyglot.tokenizers.base import load_tokenizer
+    from anyglot.tokenizers.image import ImageConfig, ImageTokenizer
+    from anyglot.tokenizers.networks.conv import ConvConfig
+
+    monkeypatch.setattr(tokenize, "load_tokenizer", load_tokenizer)
+    torch.manual_seed(0)
+    network = ConvConfig(channels=[8, 8, 8], blocks=1, decoder_blocks=1, groups=8)
+    ImageTokenizer(ImageConfig(network)).save_pretrained(tmp_path / "real")
+    config |= {"tokenizers": {"image": str(tmp_path / "real")}, "documents_per_shard": 5}
+    config["sources"]["numbers"]["orders"] = [["text", "image"], ["image", "text"]]
+    (tmp_path / "corpus" / "1.png").write_bytes(b"")
+    manifest = tokenize.run(config)
+    assert manifest["sources"]["numbers"]["documents"] == 18
+    (turn,) = stored(config)["n2#text-image"]
+    alone = load_tokenizer(tmp_path / "real").encode([picture(2, 24)])[0]
+    assert np.array_equal(turn.spans[1].codes, alone.numpy())
+    two = config | {"out": str(tmp_path / "two"), "workers": 2}
+    tokenize.run(two)
+    assert digest(Path(config["out"])) == digest(Path(two["out"]))
