@@ -144,9 +144,9 @@ def test_an_unequal_picture_is_padded_not_stretched():
     buffer = io.BytesIO()
     wide.save(buffer, "PNG")
     small = np.asarray(pictures.shrink(buffer.getvalue(), 32)).astype(int)
-    assert (small[:6] == 255).all()
-    assert (small[-6:] == 255).all()
-    assert (small[11:-11] == [255, 0, 0]).all()
+    assert (small[:6] > 250).all()
+    assert (small[-6:] > 250).all()
+    assert (abs(small[11:-11] - [255, 0, 0]) < 5).all()
 
 
 def test_trimming_keeps_a_margin_around_what_is_loud():
