@@ -76,10 +76,10 @@ class Encoder:
         for modality, tokenizer in self.tokenizers.items():
             of_this = [medium for medium in different.values() if medium.part.type == modality]
             for window in _batches(of_this, self.batch * WINDOW):
-                media = {medium: _read(tokenizer, medium) for medium in window}
-                good = [(medium, found) for medium, found in media.items() if not isinstance(found, Problem)]
+                media = [(medium, _read(tokenizer, medium)) for medium in window]
+                good = [(medium, found) for medium, found in media if not isinstance(found, Problem)]
                 good.sort(key=lambda item: item[1].size)
-                codes.update({m.part.key: found for m, found in media.items() if isinstance(found, Problem)})
+                codes.update({m.part.key: found for m, found in media if isinstance(found, Problem)})
                 for batch in _batches(good, self.batch):
                     codes.update(_encode_batch(tokenizer, batch))
         return codes
@@ -153,9 +153,6 @@ class _Medium(NamedTuple):
     @property
     def name(self) -> str:
         return self.where if self.part.path is None else str(self.part.path)
-
-    def __hash__(self) -> int:
-        return hash(self.part.key)
 
 
 def _variants(document: Document, orders: Sequence[Sequence[str]]) -> Iterator[tuple[str, list[Message]]]:

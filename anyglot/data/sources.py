@@ -10,6 +10,7 @@ from glob import glob
 from pathlib import Path
 
 from anyglot.data import readers
+from anyglot.data.records import SCHEMAS
 from anyglot.errors import ConfigError
 
 VERSION = 1  # of what tokenizing gives: raise it whenever the same input would give other shards
@@ -39,6 +40,12 @@ class SourceConfig:
     def __post_init__(self) -> None:
         if self.on_bad_media not in ("skip_document", "drop_part"):
             raise ConfigError(f"on_bad_media is skip_document or drop_part, not {self.on_bad_media!r}")
+        if self.orders and self.on_bad_media == "drop_part":
+            raise ConfigError("on_bad_media drop_part cannot go with orders, which name the parts a document must have")
+        if self.schema not in ("auto", *SCHEMAS):
+            raise ConfigError(f"schema {self.schema!r} is not one of auto, {', '.join(SCHEMAS)}")
+        if self.limit < 0:
+            raise ConfigError(f"limit must be 0 (all) or more, not {self.limit}")
 
 
 @dataclass

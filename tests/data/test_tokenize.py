@@ -1,8 +1,10 @@
 import json
+import multiprocessing
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import numpy as np
@@ -245,6 +247,8 @@ def test_vocabularies_must_agree(config, tmp_path):
         ({"sources": {"a": {"files": ["x"], "spilt": "train"}}}, "spilt"),
         ({"sources": {"a/b": {"files": ["x"]}}}, "plain file name"),
         ({"sources": {"a": {"files": ["x"], "on_bad_media": "explode"}}}, "explode"),
+        ({"sources": {"a": {"files": ["x"], "schema": "part"}}}, "schema 'part'"),
+        ({"sources": {"a": {"files": ["x"], "orders": [["text"]], "on_bad_media": "drop_part"}}}, "orders"),
         ({"batch": 0}, "batch must be at least 1"),
         ({"max_document": 3}, "max_document"),
         ({"bacth": 2}, "did you mean 'batch'"),
@@ -313,3 +317,14 @@ def test_real_image_tokenizer_in_two_processes_equals_one(config, tmp_path, monk
     two = config | {"out": str(tmp_path / "two"), "workers": 2}
     tokenize.run(two)
     assert digest(Path(config["out"])) == digest(Path(two["out"]))
+
+
+def test_a_killed_worker_is_one_clear_error(config, tmp_path, monkeypatch):
+    def kill_workers_first(futures):
+        for child in multiprocessing.active_children():
+            child.kill()
+        return as_completed(futures)
+
+    monkeypatch.setattr(tokenize, "as_completed", kill_workers_first)
+    with pytest.raises(AnyglotError, match="finished shards are kept: run the command again"):
+        tokenize.run(config | {"workers": 2})
