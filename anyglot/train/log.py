@@ -57,6 +57,11 @@ class TrainingLog:
         if self._writer is not None:
             self._writer.close()
 
+    @property
+    def watched(self) -> bool:
+        """Whether a progress bar is shown, so that its note is worth making."""
+        return self._progress is not None
+
     def advance(self, step: int, steps: int, note: str = "") -> None:
         """Move the progress bar; cheap enough for every step."""
         if self._progress is not None:
