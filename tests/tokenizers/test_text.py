@@ -76,10 +76,11 @@ def byte_fallback() -> bytes:
 def unigram() -> bytes:
     """As T5's successors: Unigram with byte fallback, whose pieces hold the special tokens too."""
     pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((f"<0x{byte:02X}>", -9.0) for byte in range(256))]
-    pieces += [("\u2581", -2.0), *((c, -3.0) for c in "abcdefgh<>/stinok"), ("\u2581the", -2.5)]
+    pieces += [("\u2581", -2.0), *((c, -3.0) for c in "abcdefgh<>/stinok"), ("\u2581the", -2.5), ("<tool_call>", -1.0)]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer.add_tokens(["<tool_call>"])
     return tokenizer.to_str().encode()
 
 
@@ -161,6 +162,14 @@ def test_special_tokens_in_text_are_only_characters() -> None:
         }
         assert added & set(original.encode(text, add_special_tokens=False).ids), "the original does recognise it"
         assert not added & set(tokenizer.encode(text))
+
+
+def test_text_around_special_tokens_is_encoded_as_ever() -> None:
+    description = json.loads(byte_level())
+    description |= {"added_tokens": [], "truncation": None, "padding": None}
+    without = Tokenizer.from_str(json.dumps(description))
+    text = " a dog <|endoftext|> jumps over <image> and <tool_call> the fox"
+    assert TOKENIZERS["byte_level"].encode(text) == without.encode(text, add_special_tokens=False).ids
 
 
 def test_ids_are_the_original_ones() -> None:
