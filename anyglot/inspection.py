@@ -27,7 +27,7 @@ def show(path: Path, document: int | None = None, text: Path | None = None, cons
 
     Args:
         document: of a shard folder, show this document token by token; of a document file, show this one only.
-        text: text tokenizer directory, to show words; without it the one that lies with the shards is used, else ids.
+        text: text tokenizer directory, to show words; without it the one that lies nearby is used, else ids are shown.
     Raises:
         AnyglotError: nothing there that can be shown, or no such document.
     """
@@ -44,12 +44,12 @@ def show(path: Path, document: int | None = None, text: Path | None = None, cons
         return
     if document is not None:
         _tokens(path, document, text, console)
-    elif (path / "manifest.json").is_file():
-        _mapping(json.loads((path / "manifest.json").read_text("utf-8")), console)
     elif any(path.glob("[0-9]*.arrow")):
         _store(path, console)
-    elif (path / "config.json").is_file() or (path / "vocabulary.json").is_file():
+    elif (path / "vocabulary.json").is_file() or (path / "config.json").is_file():
         _model(path, console)
+    elif (path / "manifest.json").is_file():
+        _mapping(json.loads((path / "manifest.json").read_text("utf-8")), console)
     else:
         raise AnyglotError(
             f"{path}: no manifest.json (tokenizer), vocabulary.json, config.json (model) or *.arrow (shards) here"
@@ -103,15 +103,20 @@ def _tokens(path: Path, document: int, text: Path | None, console: Console) -> N
 
 
 def _words(path: Path, text: Path | None, vocabulary: "Vocabulary") -> "TextTokenizer | None":
-    """The text tokenizer that goes with a shard folder, if it lies in `tokenizers/text` there or one above."""
+    """The text tokenizer `text`, else the vocabulary's own if it lies beside the shards, else None."""
+    from anyglot.tokenizers.base import read_manifest
     from anyglot.tokenizers.text import TextTokenizer
 
-    places = [text] if text else [path / "tokenizers" / "text", path.parent / "tokenizers" / "text"]
-    for place in places:
-        if text or place.is_dir():
-            words = TextTokenizer.from_pretrained(place)
-            vocabulary.check({"text": words.fingerprint})
-            return words
+    if text:
+        words = TextTokenizer.from_pretrained(text)
+        vocabulary.check({"text": words.fingerprint})
+        return words
+    places = ("tokenizers/text", "text/tokenizer", "text")
+    beside = [folder / name for folder in (path, path.parent, path.parent.parent) for name in places]
+    for place in beside:
+        there = (place / "manifest.json").is_file()
+        if there and read_manifest(place).get("fingerprint") == vocabulary.text_fingerprint:
+            return TextTokenizer.from_pretrained(place)
     return None
 
 
@@ -184,8 +189,11 @@ def _model(path: Path, console: Console) -> None:
     for manifest in sorted(path.glob("tokenizers/*/manifest.json")):
         described = json.loads(manifest.read_text("utf-8"))
         console.print(f"tokenizer {manifest.parent.name}: {described['fingerprint']}")
-    for source in sorted({shard.parent for shard in path.glob("*/[0-9]*.arrow")}):
-        console.print(f"token shards: {source}", markup=False)
+    if (path / "manifest.json").is_file():
+        for name, counts in json.loads((path / "manifest.json").read_text("utf-8")).get("sources", {}).items():
+            console.print(
+                f"source {name}: {counts['documents']:,} documents, {counts['tokens']:,} tokens", markup=False
+            )
     if (path / "vocabulary.json").is_file():
         _vocabulary(path / "vocabulary.json", console)
 

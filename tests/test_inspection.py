@@ -40,6 +40,8 @@ def shards(tmp_path_factory, words):
     info.skipped, info.problems = {"damaged": 1}, [{"where": "f:7", "kind": "damaged", "reason": "truncated PNG"}]
     write_shard(folder / "00000.arrow", [("black_cat", document)], info)
     vocabulary.save(folder.parent)
+    manifest = {"sources": {"emoji": {"documents": 1, "tokens": len(document.ids)}}}
+    (folder.parent / "manifest.json").write_text(json.dumps(manifest))
     words.save_pretrained(folder.parent / "tokenizers" / "text")
     return folder
 
@@ -78,6 +80,15 @@ def test_a_foreign_text_tokenizer_is_refused(shards, tmp_path):
         shown(shards, 0, tmp_path / "text")
 
 
+def test_without_its_text_tokenizer_ids_are_shown(shards, words, tmp_path):
+    import shutil
+
+    shutil.copytree(shards.parent, tmp_path / "alone", ignore=shutil.ignore_patterns("tokenizers"))
+    TextTokenizer.train(["another text"] * 20, 280).save_pretrained(tmp_path / "alone" / "text")  # not the vocabulary's
+    ids = " ".join(map(str, words.encode("black cat")))
+    assert f"[bos] {ids}  <image>" in shown(tmp_path / "alone" / "emoji", 0)
+
+
 def test_a_shard_folder_shows_counts_and_what_was_skipped(shards):
     printed = shown(shards)
     assert "1 documents" in printed
@@ -96,7 +107,8 @@ def test_a_vocabulary_shows_its_blocks_without_gaps(shards):
 def test_the_root_of_tokenised_data_lists_sources_and_tokenizers(shards, words):
     printed = shown(shards.parent)
     assert f"tokenizer text: {words.fingerprint}" in printed
-    assert "token shards:" in printed
+    assert "source emoji: 1 documents" in printed
+    assert "image.control" in printed
 
 
 def test_a_shard_file_shows_its_provenance(shards):
