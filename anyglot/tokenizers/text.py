@@ -160,7 +160,7 @@ class TextTokenizer:
 
     def _spelt(self, piece: str) -> list[int]:
         data = piece.encode("utf-8")
-        return self._exact(piece, data) or [self.engine.bytes[byte] for byte in data]
+        return self._exact(piece, data) or [self.engine.byte_ids[byte] for byte in data]
 
 
 TOKENIZER = TextTokenizer

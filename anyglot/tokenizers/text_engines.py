@@ -14,12 +14,12 @@ from anyglot.errors import AnyglotError
 class Engine:
     """An underlying tokenizer: `encode` may be inexact; `spelling[id]` are the bytes an id stands for.
 
-    bytes: the id of each of the 256 bytes. forbidden: ids that text must never become.
+    byte_ids: the id of each of the 256 bytes. forbidden: ids that text must never become.
     """
 
     encode: Callable[[str], list[int]]
     spelling: list[bytes]
-    bytes: list[int]
+    byte_ids: list[int]
     forbidden: frozenset[int]
 
 
@@ -35,7 +35,7 @@ def sentencepiece_engine(model: bytes) -> Engine:
     return Engine(
         encode=lambda text: [piece - 1 for piece in processor.encode(text)],
         spelling=[_unescaped(piece) for piece in pieces],
-        bytes=[processor.piece_to_id(f"<0x{byte:02X}>") - 1 for byte in range(256)],
+        byte_ids=[processor.piece_to_id(f"<0x{byte:02X}>") - 1 for byte in range(256)],
         forbidden=frozenset({-1}),
     )
 
@@ -60,23 +60,27 @@ def huggingface_engine(model: bytes) -> Engine:
         tokenizer = Tokenizer.from_str(json.dumps(_lossless(description, by_bytes)))
     except Exception as error:  # the Rust library raises plain Exception
         raise AnyglotError(f"not a Hugging Face tokenizer.json ({' '.join(str(error).split())[:200]})") from error
-    bytes_of = _unescaped if by_bytes else _unmapped
-    spelling = [b""] * (1 + max([*vocabulary.values(), *added]))
-    for piece, token in vocabulary.items():
-        spelling[token] = bytes_of(piece)
     names = [f"<0x{byte:02X}>" if by_bytes else char for byte, char in enumerate(_byte_characters())]
     for byte, name in enumerate(names):
         if name not in vocabulary:
             raise AnyglotError(
                 f"has no id for byte 0x{byte:02X} and would lose text; take a byte-level or byte-fallback one"
             )
-    for token, entry in added.items():
-        spelling[token] = b"" if entry["special"] else entry["content"].encode("utf-8")
-    forbidden = {i for i, entry in added.items() if entry["special"] or not entry["content"].isspace()} | {unknown}
+    byte_ids = [vocabulary[name] for name in names]
+    bytes_of = _unescaped if by_bytes else _unmapped
+    spelling = [b""] * (1 + max([*vocabulary.values(), *added]))
+    for piece, token in vocabulary.items():
+        spelling[token] = bytes_of(piece)
+    forbidden = {unknown}
+    for token in added.keys() - set(byte_ids):  # a byte is a byte, even where its character is also the padding token
+        content, special = added[token]["content"], added[token]["special"]
+        spelling[token] = b"" if special else content.encode("utf-8")
+        if special or not content.isspace():
+            forbidden.add(token)
     engine = Engine(
         encode=lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
         spelling=spelling,
-        bytes=[vocabulary[name] for name in names],
+        byte_ids=byte_ids,
         forbidden=frozenset(forbidden) - {None},
     )
     for probe in ("Two  words,\nand 3 more.", " x"):

@@ -25,7 +25,7 @@ HOSTILE = [
     "\u2581", "a\u2581b", "\u2581\u2581 \u2581", "<s>", "</s>", "<unk>", "<pad>", "<image>", "<0x41>", "<0x0A>",
     "<|endoftext|>", "<|im_start|>user", "[UNK]", "[SEP]", "<tool_call>", "\u2047", " \u2047 ", "\u2585",
     "\ufffd", "\ufeff", "\u200b\u200d", "e\u0301", "\u00e9", "\ufb01", "\x7f\x80\x1c\u2028", "\U0001f642",
-    "\U0001f469\U0001f3fd\u200d\U0001f680", "\u0120", "\u010a", "\U0010ffff", "\u0416" * 40, "x" * 1000,
+    "\U0001f469\U0001f3fd\u200d\U0001f680", "\u0120", "\u010a", "\U0010ffff", "hi!", "\u0416" * 40, "x" * 1000,
 ]  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def byte_level() -> bytes:
         show_progress=False,
     )
     tokenizer.train_from_iterator(LINES, trainer)
-    tokenizer.add_special_tokens(["<|endoftext|>", "<image>"])
+    tokenizer.add_special_tokens(["<|endoftext|>", "<image>", "!"])  # CLIP pads with "!"
     tokenizer.add_tokens(["<tool_call>", AddedToken("red heart", lstrip=True)])
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
     tokenizer.enable_truncation(8)
