@@ -85,7 +85,7 @@ class Rules:
 class Automaton:
     """The grammar of one vocabulary, step by step.
 
-    document = bos (span* | turn*) eos, turn = role span* end_of_turn, span = text id | open size* code+ close:
+    document = bos (span* | turn+) eos, turn = role span* end_of_turn, span = text id | open size* code+ close:
     one size per sized axis, then the codes in the order of the modality's stream. An open axis may end after any
     whole step, and must at its limit.
     """
