@@ -194,9 +194,12 @@ class Automaton:
 
     def longest(self, modality: str) -> int:
         """The most ids that a span of a modality can take, opener and closer included."""
-        rules = self.rules[self.vocabulary.modality_names.index(modality) - 1]
-        axes = self.vocabulary.modality(modality).spec.axes
-        return 2 + len(rules.sized) + rules.levels * prod(axis.size for axis in axes)
+        rules = self.rules_of(modality)
+        return 2 + len(rules.sized) + rules.levels * prod(axis.size for axis in rules.spec.axes)
+
+    def rules_of(self, modality: str) -> Rules:
+        """The rules of a modality. Raises MismatchError that lists those there are."""
+        return self.rules[self.vocabulary.modalities.index(self.vocabulary.modality(modality))]
 
     def expected(self, state: State) -> str:
         """What may come next, in words."""

@@ -79,7 +79,7 @@ class Grammar(Automaton):
                 f"no modality {span.modality!r} in this vocabulary; it has: {', '.join(self.vocabulary.modality_names)}"
             )
         codes = np.asarray(span.codes)
-        rules = self.rules[self.vocabulary.modality_names.index(span.modality) - 1]
+        rules = self.rules_of(span.modality)
         _check(rules.spec, codes)
         lengths = zip(rules.spec.axes, codes.shape, strict=False)
         header = [self.vocabulary.size_id(length) for axis, length in lengths if axis.length == "sized"]
@@ -119,7 +119,7 @@ class Grammar(Automaton):
             if name == TEXT:
                 annotations.position[start:end] = np.arange(length)
                 continue
-            rules = self.rules[index - 1]
+            rules = self.rules_of(name)
             codes = start + 1 + len(rules.sized)
             grid = rules.grid(lookup.code[start + 1 : codes].tolist(), end - 1 - codes)
             annotations.position[codes : end - 1] = cells(rules.stream, grid, rules.levels)
