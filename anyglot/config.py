@@ -2,6 +2,7 @@
 
 A YAML file may name others with `extends:` (one name or a list); it is merged over them. A name is a
 path, a path relative to the file, or a path below the shipped `configs/` folder, with or without `.yaml`.
+`null` removes what an extended file sets. `vars:` holds values for `${vars.name}` in the same file and is not passed on.
 """
 
 import dataclasses
@@ -54,9 +55,20 @@ def load_mapping(source: str | Path, overrides: Sequence[str] = (), beside: Path
             raise ConfigError(f"override {override!r} is not of the form key=value")
     merged = cast(Any, OmegaConf.merge(merged, own, OmegaConf.from_dotlist(list(overrides))))
     try:
-        return cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
+        # A parent is composed before its child's `vars` are known, so that they are resolved by the outermost call.
+        composed = cast(dict[str, Any], OmegaConf.to_container(merged, resolve=beside is None))
     except Exception as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if beside is None:
+        composed.pop("vars", None)
+        return cast(dict[str, Any], _without_nulls(composed))
+    return composed
+
+
+def _without_nulls(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_nulls(item) for key, item in value.items() if item is not None}
 
 
 def typed(schema: type[T], mapping: Mapping[str, Any], where: str = "") -> T:

@@ -80,3 +80,16 @@ def test_every_shipped_config_composes():
     assert found
     for path in found:
         assert config.load_mapping(path)
+
+
+def test_null_removes_what_an_extended_file_sets(tmp_path):
+    write(tmp_path, "one.yaml", "steps: 1\nmodel: {width: 3, depth: 4}\n")
+    source = write(tmp_path, "two.yaml", "extends: one\nmodel: {width: null}\n")
+    assert config.load_mapping(source) == {"steps": 1, "model": {"depth": 4}}
+
+
+def test_vars_are_for_interpolation_only_also_across_files(tmp_path):
+    write(tmp_path, "one.yaml", "vars: {run: a}\nsteps: 1\nname: ${vars.run}/x\n")
+    source = write(tmp_path, "two.yaml", "extends: one\nvars: {run: b}\n")
+    assert config.load_mapping(source) == {"steps": 1, "name": "b/x"}
+    assert config.load_mapping(source, ["vars.run=c"]) == {"steps": 1, "name": "c/x"}
