@@ -87,8 +87,10 @@ def test_a_cut_document_loses_no_label(folder):
     long = store[60].ids
     labels = []
     for batch in single_pass(store, LENGTH, 4):
-        for row, documents, targets in zip(batch.input_ids, batch.document_ids, batch.labels, strict=True):
+        columns = (batch.input_ids, batch.document_ids, batch.labels, batch.position_ids)
+        for row, documents, targets, positions in zip(*columns, strict=True):
             for number in range(documents.max() + 1):
+                assert positions[documents == number].tolist() == list(range((documents == number).sum()))
                 ids = row[documents == number].astype(np.int32)
                 at = long.tobytes().find(ids.tobytes())
                 if len(ids) > 20 and at >= 0:

@@ -192,6 +192,11 @@ def test_run_again_makes_only_what_changed(config, tmp_path):
     tokenize.run(config)
     assert FakeImage.calls == 13
     assert digest(Path(config["out"])) == before
+    corpus = tmp_path / "corpus" / "numbers.jsonl"
+    corpus.write_text(corpus.read_text().replace("number 0", "NUMBER 0"))
+    tokenize.run(config)
+    text = TextTokenizer.from_pretrained(config["text"])
+    assert text.decode(stored(config)["n0"][0].spans[0].codes) == "NUMBER 0"
     config["sources"]["numbers"]["split"] = "heldout"
     tokenize.run(config)
     assert list(stored(config)) == ["n4", "n9"]
