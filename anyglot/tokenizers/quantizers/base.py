@@ -9,6 +9,7 @@ of the code vectors with respect to the bounded vectors is the identity.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,13 +35,29 @@ class Quantized:
     stats: dict[str, Tensor]
 
 
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, vectors: Tensor) -> Tensor:
+        return vectors.view_as(vectors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        return grads[0], grads[0]
+
+
 def straight_through(z: Tensor, vectors: Tensor) -> Tensor:
     """`vectors`, exactly, with their gradient passed to `z` as well (Bengio et al. 2013, arXiv:1308.3432)."""
-    return vectors + (z - z.detach())
+    out: Tensor = _StraightThrough.apply(z, vectors)
+    return out
+
+
+def count_codes(codes: Tensor, size: int) -> Tensor:
+    """How often codes occur; of big codebooks only those that do."""
+    return torch.bincount(codes.flatten()) if size <= 2**18 else torch.unique(codes, return_counts=True)[1]
 
 
 def code_stats(counts: Tensor, size: int) -> dict[str, Tensor]:
-    """Usage and perplexity of a codebook of `size` codes, from how often codes occur [any number of codes]."""
+    """Usage and perplexity of a codebook of `size` codes, from how often codes occur (see `count_codes`)."""
     share = counts.float() / counts.sum().clamp(min=1)
     return {"usage": (counts > 0).sum() / size, "perplexity": torch.special.entr(share).sum().exp()}
 
@@ -200,9 +217,10 @@ class Quantizer(nn.Module):
 
 
 def _check_finite(flat: Tensor, z: Tensor) -> None:
-    finite = torch.isfinite(flat)
-    if not bool(finite.all()):
-        bad = int((~finite.all(-1)).sum())
+    if bool(torch.isfinite(flat.detach().sum())):  # one cheap pass; a sum may overflow, so look closer if it is not
+        return
+    bad = int((~torch.isfinite(flat).all(-1)).sum())
+    if bad:
         raise AnyglotError(
             f"expected finite vectors [..., {z.shape[-1]}], got NaN or infinity in {bad} of {flat.shape[0]} vectors of "
             f"{list(z.shape)}; lower the learning rate or check the input media"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from anyglot.errors import ConfigError
-from anyglot.tokenizers.quantizers.base import Quantized, Quantizer, code_stats
+from anyglot.tokenizers.quantizers.base import Quantized, Quantizer, code_stats, count_codes
 
 MARGIN = 1e-3  # keeps a saturated tanh away from the rounding edge beyond the last level
 
@@ -58,17 +58,21 @@ class FiniteScalarQuantizer(Quantizer):
         return (torch.tanh(h + torch.tan(offset / half)) * half - offset) / (self.sizes // 2)
 
     def assign(self, h: Tensor) -> Tensor:
-        levels = torch.round(h * (self.sizes // 2)).to(torch.int64) + self.sizes // 2
-        return (levels * self.bases).sum(1, keepdim=True)
+        return self._pack(torch.round(h * (self.sizes // 2)))
+
+    def _pack(self, levels: Tensor) -> Tensor:
+        """Codes [n, 1] of levels [n, width], whole numbers around 0. Exact: integers only."""
+        return ((levels.to(torch.int64) + self.sizes // 2) * self.bases).sum(1, keepdim=True)
 
     def lookup(self, codes: Tensor) -> Tensor:
         levels = codes // self.bases % self.sizes
         return (levels - self.sizes // 2) / (self.sizes // 2)
 
     def select(self, h: Tensor, sample: Tensor) -> Quantized:
-        codes = self.assign(h.detach())
-        counts = torch.unique(codes, return_counts=True)[1]
-        return Quantized(self.lookup(codes), codes, {}, code_stats(counts, self.levels[0]))
+        levels = torch.round(h.detach() * (self.sizes // 2))
+        codes = self._pack(levels)
+        stats = code_stats(count_codes(codes, self.levels[0]), self.levels[0])
+        return Quantized(levels / (self.sizes // 2), codes, {}, stats)
 
 
 CONFIG = FSQConfig

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anyglot.errors import ConfigError
-from anyglot.tokenizers.quantizers.base import Quantized, Quantizer, code_stats
+from anyglot.tokenizers.quantizers.base import Quantized, Quantizer, code_stats, count_codes
 from anyglot.tokenizers.quantizers.distributed import mean_count
 from anyglot.tokenizers.quantizers.entropy import MAX_BITS, code_entropy, entropy, mean_assignment
 
@@ -65,8 +65,8 @@ class LookupFreeQuantizer(Quantizer):
             logits = h * (4 / self.temperature)  # |h + 1|^2 - |h - 1|^2 = 4 h
             spread = entropy(mean_assignment(logits, count, self.updating))
             losses["entropy"] = code_entropy(logits).sum() / count - self.diversity * spread
-        counts = torch.unique(codes, return_counts=True)[1]
-        return Quantized(vectors, codes, losses, code_stats(counts, self.levels[0]))
+        stats = code_stats(count_codes(codes, self.levels[0]), self.levels[0])
+        return Quantized(vectors, codes, losses, stats)
 
 
 CONFIG = LFQConfig

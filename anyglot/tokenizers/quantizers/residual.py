@@ -60,14 +60,14 @@ class ResidualQuantizer(Quantizer):
     def assign(self, h: Tensor) -> Tensor:
         codes, total = [], torch.zeros_like(h)
         for level, scale in self._levels():
-            codes.append(level.encode_flat((h - total) / scale))
-            total = total + level.decode_flat(codes[-1]) * scale
+            codes.append(level.encode_flat(_times(h - total, 1 / scale)))
+            total = total + _times(level.decode_flat(codes[-1]), scale)
         return torch.cat(codes, 1)
 
     def lookup(self, codes: Tensor) -> Tensor:
         total = torch.zeros(codes.shape[0], self.width, device=codes.device)
         for i, (level, scale) in enumerate(self._levels()):
-            total = total + level.decode_flat(codes[:, i : i + 1]) * scale
+            total = total + _times(level.decode_flat(codes[:, i : i + 1]), scale)
         return total
 
     def select(self, h: Tensor, sample: Tensor) -> Quantized:
@@ -82,10 +82,10 @@ class ResidualQuantizer(Quantizer):
             # run all the same: every parameter stays in the graph, as DistributedDataParallel demands.
             used = (depth > i) & before_is_ready
             rows = slice(None) if bool(used.all()) else used.nonzero()[:, 0]
-            residual = (h[rows] - total[rows].detach()) / scale
+            residual = _times(h[rows] - total[rows].detach(), 1 / scale)
             result = level.select(level.bound(level.project_in(residual)), sample[rows])
             before_is_ready = before_is_ready and (level.ready or not level.updating)
-            vectors = self._contribution(level, residual.detach(), result.vectors) * scale
+            vectors = _times(self._contribution(level, residual.detach(), result.vectors), scale)
             total = total + (vectors if isinstance(rows, slice) else torch.zeros_like(h).index_put((rows,), vectors))
             codes[rows, i] = result.codes[:, 0]
             for name, value in result.losses.items():
@@ -110,6 +110,11 @@ class ResidualQuantizer(Quantizer):
         if not level.projects:
             return vectors
         return level.project_out(straight_through(level.bound(level.project_in(residual)), vectors))
+
+
+def _times(vectors: Tensor, factor: Tensor | float) -> Tensor:
+    """Scaled vectors; learned codebooks have factor 1 and are spared the copy."""
+    return vectors if isinstance(factor, float) and factor == 1 else vectors * factor
 
 
 CONFIG = ResidualConfig

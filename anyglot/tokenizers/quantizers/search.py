@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 ROWS = 512
 CODES = 1024
@@ -41,17 +42,14 @@ def nearest(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     indices = torch.zeros(count, dtype=torch.int64, device=vectors.device)
     scores = torch.full((count,), torch.inf, device=vectors.device)
     with full_precision(vectors.device):
-        norms = codebook.square().sum(1)
-        for code in range(0, size, CODES):
-            codes = codebook[code : code + CODES].t()
-            for row in range(0, count, ROWS):
-                rows = slice(row, row + ROWS)
-                tile = torch.addmm(norms[code : code + CODES], vectors[rows], codes, alpha=-2)
-                score, index = tile.min(1)
-                if size <= CODES:
-                    scores[rows], indices[rows] = score, index
-                else:
-                    better = score < scores[rows]  # strictly: of equal codes the first stays
-                    scores[rows] = torch.where(better, score, scores[rows])
-                    indices[rows] = torch.where(better, index + code, indices[rows])
+        # One product gives |code|^2 - 2 vector.code: [vector, 1] times [-2 code, |code|^2].
+        keys = torch.cat([-2 * codebook, codebook.square().sum(1, keepdim=True)], 1)
+        for row in range(0, count, ROWS):
+            rows = slice(row, row + ROWS)
+            queries = F.pad(vectors[rows], (0, 1), value=1.0)
+            for code in range(0, size, CODES):
+                score, index = (queries @ keys[code : code + CODES].t()).min(1)
+                better = score < scores[rows]  # strictly: of equal codes the first stays
+                scores[rows] = torch.where(better, score, scores[rows])
+                indices[rows] = torch.where(better, index + code, indices[rows])
     return indices, scores
