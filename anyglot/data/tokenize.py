@@ -68,7 +68,10 @@ def run(mapping: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     ]
     _remove_leftovers(out, jobs)
     infos = {job.path: info for job in jobs if (info := _finished(job))}
-    for job, info in _make([job for job in jobs if job.path not in infos], config, jobs, infos):
+    todo = [job for job in jobs if job.path not in infos]
+    if todo:  # a manifest says that all is finished
+        (out / "manifest.json").unlink(missing_ok=True)
+    for job, info in _make(todo, config, jobs, infos):
         infos[job.path] = info
     return _conclude(config, vocabulary, jobs, infos)
 
