@@ -4,9 +4,13 @@ Written below the output folder:
     images/NAME.png, images64/NAME.png  RGB on white (the folder of the first size has no number)
     speech/NAME.wav                     mono 16-bit, for the names that are spoken
     emoji.jsonl                         one document per name: text, image, speech where there is one
+    paired.jsonl                        of these, the first training names that are spoken
+    shuffled.jsonl                      the same names, each with the picture of the next
+    chat.jsonl                          the same as conversations: asked to draw, to say, to name a picture or a sound
     images.jsonl, speech.jsonl          one document per picture (skin-tone variants too), per recording
     text.jsonl                          one document per paragraph
-    corpus.json                         the config, asset hashes and, when all is finished, counts
+    settings.json                       what pictures and recordings were made with; written first
+    corpus.json                         the config, asset hashes and counts; written last
 A skin-tone variant goes where its base name goes; paragraphs of one article stay together.
 """
 
@@ -14,14 +18,14 @@ import json
 import os
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from anyglot import assets
 from anyglot.config import to_mapping, typed
-from anyglot.data.corpora import names, pictures, synthesis, wikipedia
+from anyglot.data.corpora import names, pictures, synthesis, tasks, wikipedia
 from anyglot.errors import ConfigError
 from anyglot.files import atomic_path, write_json
 
@@ -36,6 +40,7 @@ class DemoCorpus:
 
     sizes: list[int] = field(default_factory=lambda: [32, 64])
     spoken: int = 1000
+    paired: int = 128
     max_seconds: float = 3.0
     sample_rate: int = 16000
     heldout_one_in: int = 10
@@ -48,32 +53,54 @@ class DemoCorpus:
 
 
 def run(mapping: dict[str, Any], out: Path, where: str) -> None:
-    """Build the corpus in `out`. Finished files are reused; a finished corpus is left as it is."""
+    """Build the corpus in `out`. Finished files are reused; a finished corpus is left as it is.
+
+    Raises:
+        ConfigError: a mistake in the config, or a folder whose pictures or recordings were made with other settings.
+        AssetError: an asset that cannot be had.
+    """
     config = typed(DemoCorpus, mapping, where)
     described = {
         "config": {key: value for key, value in to_mapping(config).items() if key != "workers"},
         "assets": {name: assets.find(name).sha256 for name in ASSETS},
     }
+    _settle(out, config, described["assets"])
     record = out / "corpus.json"
-    before = json.loads(record.read_text("utf-8")) if record.exists() else {**described, "counts": None}
-    if {**before, "counts": None} != {**described, "counts": None}:
-        raise ConfigError(f"{record} was made with other settings; choose another folder, or delete {out}")
-    if before["counts"]:
+    if record.exists() and {**json.loads(record.read_text("utf-8")), "counts": None} == {**described, "counts": None}:
         print(f"{out}: finished before, left as it is", file=sys.stderr)
         return
-    write_json(record, {**described, "counts": None})
+    record.unlink(missing_ok=True)
     workers = config.workers or len(os.sched_getaffinity(0))
     named = _names()
     folders = {size: out / ("images" if index == 0 else f"images{size}") for index, size in enumerate(config.sizes)}
     _draw(named, folders, workers)
-    _speak([name for name in named.values() if name.is_base][: config.spoken], config, out / "speech", workers)
+    bases = [name for name in named.values() if name.is_base]
+    spoken = _speak(bases[: config.spoken], config, out / "speech", workers)
+    known = [name for name in spoken if _split(name, config) == "train"][: config.paired]
     counts = {
-        "emoji": _write(out / "emoji.jsonl", _emoji_documents(named.values(), out, config)),
-        "images": _write(out / "images.jsonl", _image_documents(named.values(), config)),
-        "speech": _write(out / "speech.jsonl", _speech_documents(named.values(), out, config)),
+        "emoji": _write(out / "emoji.jsonl", _emoji_documents(bases, spoken, config)),
+        "images": _write(out / "images.jsonl", _single_documents(named.values(), "image", config)),
+        "speech": _write(out / "speech.jsonl", _single_documents(spoken, "speech", config)),
         "text": _write(out / "text.jsonl", _text_documents(config)),
+        "paired": _write(out / "paired.jsonl", tasks.aligned(known)),
+        "shuffled": _write(out / "shuffled.jsonl", tasks.shuffled(known)),
+        "chat": _write(out / "chat.jsonl", tasks.chats(known)),
     }
     write_json(record, {**described, "counts": counts})
+
+
+def _settle(out: Path, config: DemoCorpus, hashes: dict[str, str]) -> None:
+    """Refuse to mix files of different settings in one folder: those that are there are kept as they are."""
+    settings = {key: getattr(config, key) for key in ("sizes", "max_seconds", "sample_rate")} | {"assets": hashes}
+    path = out / "settings.json"
+    if not path.exists():
+        write_json(path, settings)
+    elif json.loads(path.read_text("utf-8")) != settings:
+        raise ConfigError(f"{path} names other settings than this run's; choose another folder, or delete {out}")
+
+
+def _split(name: names.Name, config: DemoCorpus) -> str:
+    return names.split_of(name.base, config.heldout_one_in)
 
 
 def _names() -> dict[str, names.Name]:
@@ -101,39 +128,34 @@ def _draw(named: dict[str, names.Name], folders: dict[int, Path], workers: int) 
             progress.update(task, completed=done)
 
 
-def _speak(chosen: list[names.Name], config: DemoCorpus, folder: Path, workers: int) -> None:
+def _speak(chosen: list[names.Name], config: DemoCorpus, folder: Path, workers: int) -> list[names.Name]:
+    """Speak the names; returns those that have a recording."""
     package = assets.extract("hibari-tts").parent
     wanted = [synthesis.Utterance(name.text, folder / f"{name.stem}.wav") for name in chosen]
-    too_long = 0
     with _progress() as progress:
         task = progress.add_task("spoken names", total=len(wanted))
-        for utterance, _ in synthesis.speak_all(package, wanted, config.sample_rate, config.max_seconds, workers):
-            too_long += not utterance.path.exists()
+        for _ in synthesis.speak_all(package, wanted, config.sample_rate, config.max_seconds, workers):
             progress.advance(task)
-    if too_long:
-        print(f"{too_long} names take longer than {config.max_seconds} s to say: left out", file=sys.stderr)
+    spoken = [name for name, utterance in zip(chosen, wanted, strict=True) if utterance.path.exists()]
+    if len(spoken) < len(chosen):
+        left_out = len(chosen) - len(spoken)
+        print(f"{left_out} names take longer than {config.max_seconds} s to say: left out", file=sys.stderr)
+    return spoken
 
 
-def _emoji_documents(named: Iterable[names.Name], out: Path, config: DemoCorpus) -> Iterator[dict[str, Any]]:
-    for name in named:
-        if name.is_base:
-            parts = [{"type": "text", "text": name.text}, {"type": "image", "path": f"images/{name.stem}.png"}]
-            if (out / "speech" / f"{name.stem}.wav").exists():
-                parts.append({"type": "speech", "path": f"speech/{name.stem}.wav"})
-            yield {"id": name.stem, "split": names.split_of(name.base, config.heldout_one_in), "parts": parts}
+def _emoji_documents(
+    bases: Iterable[names.Name], spoken: Sequence[names.Name], config: DemoCorpus
+) -> Iterator[dict[str, Any]]:
+    recorded = {name.stem for name in spoken}
+    for name in bases:
+        modalities = ["text", "image", *(["speech"] if name.stem in recorded else [])]
+        parts = [tasks.part(name, modality) for modality in modalities]
+        yield {"id": name.stem, "split": _split(name, config), "parts": parts}
 
 
-def _image_documents(named: Iterable[names.Name], config: DemoCorpus) -> Iterator[dict[str, Any]]:
-    for name in named:
-        split = names.split_of(name.base, config.heldout_one_in)
-        yield {"id": name.stem, "split": split, "parts": [{"type": "image", "path": f"images/{name.stem}.png"}]}
-
-
-def _speech_documents(named: Iterable[names.Name], out: Path, config: DemoCorpus) -> Iterator[dict[str, Any]]:
-    for name in named:
-        if (out / "speech" / f"{name.stem}.wav").exists():
-            split = names.split_of(name.base, config.heldout_one_in)
-            yield {"id": name.stem, "split": split, "parts": [{"type": "speech", "path": f"speech/{name.stem}.wav"}]}
+def _single_documents(chosen: Iterable[names.Name], modality: str, config: DemoCorpus) -> Iterator[dict[str, Any]]:
+    for name in chosen:
+        yield {"id": name.stem, "split": _split(name, config), "parts": [tasks.part(name, modality)]}
 
 
 def _text_documents(config: DemoCorpus) -> Iterator[dict[str, Any]]:

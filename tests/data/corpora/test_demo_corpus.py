@@ -104,7 +104,11 @@ def test_the_corpus_is_built_whole_and_reused(few_assets, capsys):
 
     assert [document["parts"][0]["text"] for document in text.values()] == [PROSE]
     counts = json.loads((out / "corpus.json").read_text())["counts"]
-    assert counts == {"emoji": 4, "images": 5, "speech": 2, "text": 1}
+    known = [name for name in chosen if emoji[name]["split"] == "train"]
+    assert known  # or what follows says nothing
+    assert documents(out / "paired.jsonl") == {name: emoji[name] for name in known}
+    files = {"emoji": 4, "images": 5, "speech": 2, "text": 1}
+    assert counts == files | {"paired": len(known), "shuffled": len(known), "chat": 4 * len(known)}
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     demo.run(dict(FEW), out, SOURCE)
@@ -115,15 +119,18 @@ def test_the_corpus_is_built_whole_and_reused(few_assets, capsys):
     spoken = (out / "speech" / f"{chosen[0]}.wav").read_bytes()
     (out / "speech" / f"{chosen[0]}.wav").unlink()
     (out / "emoji.jsonl").unlink()
-    record = json.loads((out / "corpus.json").read_text())
-    (out / "corpus.json").write_text(json.dumps({**record, "counts": None}))
+    (out / "corpus.json").unlink()
     demo.run(dict(FEW), out, SOURCE)
     assert (out / "speech" / f"{chosen[0]}.wav").read_bytes() == spoken
     assert documents(out / "emoji.jsonl") == emoji
     other = out / "speech" / f"{chosen[1]}.wav"
     assert other.stat().st_mtime_ns == before[other]
 
-    with pytest.raises(ConfigError, match="made with other settings"):
+    demo.run({**FEW, "spoken": 1}, out, SOURCE)  # fewer than there are: the others are not mentioned any more
+    assert set(documents(out / "speech.jsonl")) == {chosen[0]}
+    assert other.exists()
+
+    with pytest.raises(ConfigError, match=r"settings\.json names other settings"):
         demo.run({**FEW, "sample_rate": 8000}, out, SOURCE)
 
 
