@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,13 @@ from anyglot.data.shards import ShardInfo, read_shard, write_shard
 from anyglot.data.sources import Job, SourceConfig, TokenizeConfig, plan_jobs
 from anyglot.errors import AnyglotError, ConfigError, MismatchError
 from anyglot.files import write_json, write_text
+from anyglot.lm.grammar import Serialised
 from anyglot.lm.vocabulary import TEXT, Vocabulary
 from anyglot.tokenizers.base import load_tokenizer, read_manifest
 from anyglot.tokenizers.spec import CodeSpec
 from anyglot.tokenizers.text import TextTokenizer
+
+CHUNK = 8  # batches of documents in memory at once: those of tars and Parquet hold the bytes of their media
 
 
 @dataclass(frozen=True)
@@ -173,22 +177,29 @@ def _results(todo: Sequence[Job], config: TokenizeConfig) -> Iterator[tuple[Job,
 def make_shard(job: Job, source: SourceConfig, tools: Tools) -> ShardInfo:
     """Tokenise one slice and write its shard. Runs in a worker."""
     encoder = _encoder(tools)
-    found = list(readers.read(job.part, source.schema, source.media))
-    problems = [item for item in found if isinstance(item, Problem)]
-    read = [item for item in found if isinstance(item, Document)]
-    documents = [document for document in read if not source.split or document.split == source.split]
-    done, failed = encoder.encode(documents, source.orders, source.on_bad_media == "drop_part")
-    problems += failed
+    done: list[tuple[str, Serialised]] = []
+    problems: list[Problem] = []
+    records, other_split = 0, 0
+    reading = readers.read(job.part, source.schema, source.media)
+    while chunk := list(islice(reading, tools.batch * CHUNK)):
+        records += len(chunk)
+        problems += [item for item in chunk if isinstance(item, Problem)]
+        read = [item for item in chunk if isinstance(item, Document)]
+        documents = [document for document in read if not source.split or document.split == source.split]
+        other_split += len(read) - len(documents)
+        made, failed = encoder.encode(documents, source.orders, source.on_bad_media == "drop_part")
+        done += made
+        problems += failed
     skipped = Counter(problem.kind for problem in problems)
-    if len(documents) < len(read):
-        skipped["other split"] = len(read) - len(documents)
+    if other_split:
+        skipped["other split"] = other_split
     vocabulary = encoder.vocabulary
     info = ShardInfo(
         job=job.hash,
         vocabulary=vocabulary.fingerprint,
         tokenizers={TEXT: vocabulary.text_fingerprint}
         | {m.spec.modality: m.fingerprint for m in vocabulary.modalities},
-        source=asdict(job.part) | {"records": len(found)},
+        source=asdict(job.part) | {"records": records},
         modalities=list(vocabulary.modality_names),
         skipped=dict(skipped),
         problems=[asdict(problem) for problem in problems],

@@ -1,5 +1,8 @@
+import ast
 import io
 import itertools
+import subprocess
+import sys
 import time
 from dataclasses import fields
 
@@ -232,3 +235,10 @@ def test_reading_ahead_is_bounded(folder):
     time.sleep(0.5)
     assert 5 <= len(made) <= 5 + 3 + 2
     assert made == list(range(len(made)))
+
+
+def test_data_modules_import_neither_torch_nor_transformers():
+    code = "import sys, anyglot.data.batches, anyglot.data.tokenize; print([m for m in sys.modules if '.' not in m])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "'anyglot'" in loaded
+    assert not {"torch", "transformers", "deepspeed", "grain"} & set(ast.literal_eval(loaded))

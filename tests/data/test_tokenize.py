@@ -310,7 +310,7 @@ def test_real_image_tokenizer_in_two_processes_equals_one(config, tmp_path, monk
     monkeypatch.setattr(tokenize, "load_tokenizer", load_tokenizer)
     torch.manual_seed(0)
     network = ConvConfig(channels=[8, 8, 8], blocks=1, decoder_blocks=1, groups=8)
-    ImageTokenizer(ImageConfig(network)).save_pretrained(tmp_path / "real")
+    ImageTokenizer(ImageConfig(network, {"type": "fsq", "sizes": [8, 8, 8, 5]})).save_pretrained(tmp_path / "real")
     config |= {"tokenizers": {"image": str(tmp_path / "real")}, "documents_per_shard": 5}
     config["sources"]["numbers"]["orders"] = [["text", "image"], ["image", "text"]]
     (tmp_path / "corpus" / "1.png").write_bytes(b"")
@@ -333,3 +333,17 @@ def test_a_killed_worker_is_one_clear_error(config, tmp_path, monkeypatch):
     monkeypatch.setattr(tokenize, "as_completed", kill_workers_first)
     with pytest.raises(AnyglotError, match="finished shards are kept: run the command again"):
         tokenize.run(config | {"workers": 2})
+
+
+def test_a_large_shard_is_not_held_in_memory_at_once(config, monkeypatch):
+    sizes = []
+    encode = tokenize.Encoder.encode
+
+    def counting(self, documents, *options):
+        sizes.append(len(documents))
+        return encode(self, documents, *options)
+
+    monkeypatch.setattr(tokenize.Encoder, "encode", counting)
+    tokenize.run(config | {"documents_per_shard": 100, "batch": 1})
+    assert sizes == [8, 2]
+    assert list(stored(config)) == [f"n{n}" for n in range(10)]
