@@ -5,12 +5,13 @@ A reader never stops at a bad record: it yields a Problem that says where and wh
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from anyglot.data.documents import Document, DocumentError, Resolver, files_below
 from anyglot.data.records import SCHEMAS, TEXT_KEYS, parse_record
@@ -19,6 +20,7 @@ from anyglot.errors import AnyglotError
 FORMATS = ("jsonl", "json", "parquet", "webdataset")
 SUFFIXES = {"image": "jpg jpeg png webp bmp", "speech": "wav flac ogg mp3", "video": "mp4 webm mkv avi", "text": "txt"}
 KIND = {suffix: kind for kind, suffixes in SUFFIXES.items() for suffix in suffixes.split()}
+COMPRESSED = {".gz", ".bz2", ".zst"}
 PICKLES = {"pyd", "pkl", "pickle", "pth", "pt", "ckpt"}
 
 
@@ -35,7 +37,7 @@ class Problem:
 class Slice:
     """A run of consecutive records of one file: the unit of parallel, resumable work.
 
-    count: how many records; 0 means to the end of the file. offset: byte where the first begins (JSON lines).
+    count: how many records; 0 means to the end of the file. offset: byte where the first begins (JSON).
     """
 
     file: str
@@ -50,12 +52,12 @@ def recognise(path: Path) -> str:
 
     Raises AnyglotError naming the file and the formats.
     """
-    name = path.name.removesuffix(".gz").removesuffix(".bz2").removesuffix(".zst")
+    name = path.stem if path.suffix in COMPRESSED else path.name
     suffix = name.rpartition(".")[2].lower()
     if suffix in ("jsonl", "ndjson"):
         return "jsonl"
     if suffix == "json":
-        with path.open("rb") as file:
+        with _open(path) as file:
             return "json" if file.read(4096).lstrip().startswith(b"[") else "jsonl"
     if suffix in ("parquet", "tar", "tgz"):
         return "parquet" if suffix == "parquet" else "webdataset"
@@ -113,7 +115,6 @@ Record = tuple[str, Any, Resolver]  # where, the record or a Problem, what its r
 
 def _starts(path: Path, kind: str, size: int) -> Iterator[tuple[int, int]]:
     """First record and byte offset of every slice. At damage it stops: the last slice reads on and reports it."""
-    first = 0
     yield 0, 0
     try:
         if kind == "jsonl":
@@ -123,6 +124,11 @@ def _starts(path: Path, kind: str, size: int) -> Iterator[tuple[int, int]]:
                     if number and number % size == 0:
                         yield number, offset
                     offset += len(line)
+            return
+        if kind == "json":
+            for number, (offset, _) in enumerate(_elements(path)):
+                if number and number % size == 0:
+                    yield number, offset
             return
         for first in range(size, _count(path, kind), size):
             yield first, 0
@@ -136,8 +142,6 @@ def _count(path: Path, kind: str) -> int:
 
         with pq.ParquetFile(path) as file:
             return int(file.metadata.num_rows)
-    if kind == "json":
-        return len(json.loads(path.read_bytes()))
     count, last = 0, None
     with tarfile.open(path) as tar:
         try:
@@ -150,19 +154,23 @@ def _count(path: Path, kind: str) -> int:
     return count
 
 
-def _open(path: Path) -> IO[bytes]:
-    """Bytes of a file, decompressed if its name ends in .gz, .bz2 or .zst."""
+def _open(path: Path, offset: int = 0) -> IO[bytes]:
+    """Bytes of a file from an offset, decompressed if its name ends in .gz, .bz2 or .zst."""
+    if path.suffix not in COMPRESSED:
+        file = path.open("rb")
+        file.seek(offset)
+        return file
     import pyarrow as pa
 
     stream: Any = pa.input_stream(str(path), compression="detect")
-    return io.BufferedReader(stream, 1 << 20)
+    decompressed = io.BufferedReader(stream, 1 << 20)
+    while offset and (skipped := decompressed.read(min(offset, 1 << 24))):
+        offset -= len(skipped)
+    return decompressed
 
 
 def _lines(part: Slice, resolve: Resolver) -> Iterator[Record]:
-    with _open(Path(part.file)) as file:
-        left = part.offset
-        while left:
-            left -= len(file.read(min(left, 1 << 24)))
+    with _open(Path(part.file), part.offset) as file:
         for number, line in enumerate(islice(file, part.count or None), start=part.first + 1):
             if not line.strip():
                 continue
@@ -174,11 +182,31 @@ def _lines(part: Slice, resolve: Resolver) -> Iterator[Record]:
 
 
 def _array(part: Slice, resolve: Resolver) -> Iterator[Record]:
-    records = json.loads(Path(part.file).read_bytes())
-    if not isinstance(records, list):
-        raise DocumentError("expected a JSON array of records")
-    for index in range(part.first, min(len(records), part.first + (part.count or len(records)))):
-        yield f"{part.file}[{index}]", records[index], resolve
+    elements = islice(_elements(Path(part.file), part.offset), part.count or None)
+    for index, (_, record) in enumerate(elements, start=part.first):
+        yield f"{part.file}[{index}]", record, resolve
+
+
+def _elements(path: Path, offset: int = 0) -> Iterator[tuple[int, Any]]:
+    """(byte offset, element) of a JSON array, from 0 or the offset of one of its elements, holding little of it."""
+    decoder, separator = json.JSONDecoder(), re.compile(r"\s*[\[,]?\s*")
+    with _open(path, offset) as raw, io.TextIOWrapper(raw, encoding="utf-8") as file:
+        text, at = "", 0  # what is read and not yet decoded begins at text[at], byte `offset` of the file
+        while True:
+            start = cast(re.Match[str], separator.match(text, at)).end()
+            if text.startswith("]", start):
+                return
+            try:
+                element, end = decoder.raw_decode(text, start)
+            except ValueError:
+                more = file.read(max(1 << 18, len(text) - at))
+                if not more:
+                    raise
+                text, at = text[at:] + more, 0
+                continue
+            yield offset + len(text[at:start].encode()), element
+            offset += len(text[at:end].encode())
+            at = end
 
 
 def _rows(part: Slice, resolve: Resolver) -> Iterator[Record]:

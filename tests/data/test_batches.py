@@ -165,7 +165,7 @@ def test_ratios_are_shares_of_tokens(folder):
     for ratio in (1.0, 3.0):
         batches = make(folder, mixed=Share("", ratio), text=Share("", 1.0))
         tokens = [0, 0]
-        for index in range(3000):
+        for index in range(1200):
             source, row = batches.mixture.row(index)
             plan = batches.mixture.plans[source]
             where = slice(plan.offsets[row], plan.offsets[row + 1])

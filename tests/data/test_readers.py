@@ -1,4 +1,3 @@
-import gzip
 import io
 import json
 import pickle
@@ -50,14 +49,22 @@ def test_json_lines_of_parts_and_messages(tmp_path):
     assert read_all(path, media=tmp_path / "m")[0].turns[0].parts[1].path == tmp_path / "m" / "a.png"
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".json"])
+def compressed(path, data):
+    codec = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}.get(path.suffix)
+    path.write_bytes(data)
+    if codec:
+        with pa.output_stream(str(path), compression=codec) as file:
+            file.write(data)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".ndjson.zst", ".jsonl.bz2", ".json"])
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 def test_slices_cover_every_line_once_and_bad_lines_are_named(tmp_path, suffix, size):
     lines = [json.dumps({"id": str(n), "text": "ä" * n}) for n in range(7)]
     lines[2], lines[4] = '{"id": "broken', ""
     data = "\n".join(lines).encode()
     path = tmp_path / f"a{suffix}"
-    path.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
+    compressed(path, data)
     items = read_all(path, size=size)
     assert [item.id for item in items if isinstance(item, Document)] == ["0", "1", "3", "5", "6"]
     (problem,) = [item for item in items if isinstance(item, Problem)]
@@ -218,3 +225,20 @@ def test_what_is_not_known_is_refused(tmp_path):
     assert "keys prompt are no known kind" in problem.reason
     with pytest.raises(AnyglotError, match="unknown schema 'parts2'"):
         read_all(path, schema="parts2")
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_json_arrays_are_read_in_slices(tmp_path, name, size):
+    records = [{"id": str(n), "text": "ä]," * (n % 5) + "[{" * n} for n in range(12)]
+    records[7]["text"] = "x" * 600_000  # longer than a block
+    data = json.dumps(records, indent=1, ensure_ascii=False).encode()
+    path = tmp_path / name
+    compressed(path, data)
+    documents = read_all(path, size=size)
+    assert [(d.id, d.turns[0].parts[0].text) for d in documents] == [(r["id"], r["text"]) for r in records]
+    if not name.endswith("gz"):
+        path.write_bytes(data[:-1000])
+        *kept, problem = read_all(path, size=size)
+        assert [d.id for d in kept] == [str(n) for n in range(7)]
+        assert problem.kind == "unreadable file"
