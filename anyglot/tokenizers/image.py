@@ -27,12 +27,12 @@ from anyglot.tokenizers.spec import Axis, CodeSpec
 
 @dataclass
 class ImageConfig:
-    """network: shape of encoder and decoder. quantizer: {"type": ..., its fields}. dim: width of the latents.
+    """network: shape of encoder and decoder. quantizer: {"type": ..., and its fields}. dim: width of the latents.
     max_side, max_pixels: larger pictures are refused, by their header, before a pixel is decoded.
     batch_pixels: how many pixels `encode` and `decode` put through the network at once."""
 
     network: ConvConfig = field(default_factory=ConvConfig)
-    quantizer: dict[str, Any] = field(default_factory=lambda: {"type": "fsq", "sizes": [8, 8, 8, 5]})
+    quantizer: dict[str, Any] = field(default_factory=dict)  # a default with keys would merge into the user's
     dim: int = 4
     max_side: int = 1024
     max_pixels: int = 1024 * 1024

@@ -1,0 +1,155 @@
+"""How good an image tokenizer is: fidelity of its reconstructions, and how much of its codebook it uses.
+
+Everything is measured on what a user gets: uint8 pictures out of `decode(encode(picture))`, cropped to the size of the
+original. All metrics stream: pictures go through in batches.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anyglot.tokenizers.image import ImageTokenizer, to_tensor
+from anyglot.tokenizers.networks.features import feature_network
+
+
+def evaluate(
+    tokenizer: ImageTokenizer,
+    heldout: Sequence[np.ndarray],
+    usage_of: Sequence[np.ndarray] = (),
+    features: str = "efficientnet_lite0",
+    batch: int = 64,
+) -> dict[str, float]:
+    """Scores of a tokenizer on held-out pictures, uint8 `[height, width, 3]`.
+
+    Args:
+        usage_of: pictures over which codebook usage is counted (default: `heldout`). Count over enough of them: a
+            codebook of K codes cannot be seen whole in fewer than K codes.
+        features: network of the Frechet distance, "" for none; it needs dozens of pictures to mean anything.
+    Returns:
+        psnr: mean over pictures, dB. psnr_pooled: of the squared error over all pictures, dB, which flat pictures do
+        not lift. ssim: mean over pictures. mean_colour_psnr: `psnr` of painting each picture in its mean colour, a
+        baseline. codes: per picture, mean. bits_per_pixel: at most. codebook_usage: share of the codes that occur,
+        mean over levels. code_entropy_bits: of one code, mean over levels. frechet_<network>: distance of originals
+        and reconstructions; it is no FID, whose network it does not use.
+    """
+    scores = Reconstructions(features)
+    for start in range(0, len(heldout), batch):
+        originals = list(heldout[start : start + batch])
+        codes = tokenizer.encode(originals)
+        scores.update(originals, tokenizer.decode(codes, [(p.shape[0], p.shape[1]) for p in originals]), codes)
+    result = scores.result(tokenizer.spec.bits)
+    usage = CodeUsage(tokenizer.spec.levels)
+    counted = usage_of if len(usage_of) else heldout
+    for start in range(0, len(counted), batch):
+        usage.update(tokenizer.encode(list(counted[start : start + batch])))
+    return {**result, **usage.result()}
+
+
+class Reconstructions:
+    """PSNR, SSIM (torchmetrics, on 0..255 integers with data_range=255) and Frechet distance of picture pairs."""
+
+    def __init__(self, features: str = "efficientnet_lite0") -> None:
+        self.network = feature_network(features) if features else None
+        self.distances = (FrechetDistance(), FrechetDistance())
+        self.psnr: list[float] = []
+        self.ssim: list[float] = []
+        self.baseline: list[float] = []
+        self.error = self.pixels = self.codes = 0.0
+
+    def update(self, originals: Sequence[np.ndarray], decoded: Sequence[np.ndarray], codes: Sequence[Tensor]) -> None:
+        """Add pairs of pictures of equal sizes, and the codes that lay between them."""
+        from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+        for original, output, code in zip(originals, decoded, codes, strict=True):
+            a, b = (torch.from_numpy(p.astype(np.float32)).permute(2, 0, 1)[None] for p in (original, output))
+            self.psnr.append(psnr(original, output))
+            self.baseline.append(psnr(original, np.broadcast_to(original.mean((0, 1)).round(), original.shape)))
+            if min(original.shape[:2]) >= 11:  # the size of SSIM's Gaussian window
+                self.ssim.append(float(ssim(a, b, data_range=255.0)))
+            self.error += float((a - b).square().sum())
+            self.pixels += original.shape[0] * original.shape[1]
+            self.codes += code[..., 0].numel()
+        if self.network is not None:
+            for distance, pictures in zip(self.distances, (originals, decoded), strict=True):
+                for shape in {picture.shape for picture in pictures}:
+                    alike = np.stack([picture for picture in pictures if picture.shape == shape])
+                    distance.update(self.network.pooled(to_tensor(alike)))  # type: ignore[operator]
+
+    def result(self, bits: float) -> dict[str, float]:
+        """The scores so far; `bits` that one code carries at most."""
+        scores = {
+            "psnr": float(np.mean(self.psnr)),
+            "psnr_pooled": _decibels(self.error / (3 * self.pixels)),
+            "mean_colour_psnr": float(np.mean(self.baseline)),
+            "codes": self.codes / len(self.psnr),
+            "bits_per_pixel": self.codes * bits / self.pixels,
+        }
+        if self.ssim:
+            scores["ssim"] = float(np.mean(self.ssim))
+        if self.network is not None:
+            scores[f"frechet_{self.network.name}"] = self.distances[0].to(self.distances[1])
+        return scores
+
+
+class FrechetDistance:
+    """Mean and covariance of features, summed in float64; `to` another one is the Frechet distance of two Gaussians.
+
+    Heusel et al., arXiv 1706.08500: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total: Tensor | None = None
+        self.outer: Tensor | None = None
+
+    def update(self, features: Tensor) -> None:
+        """Add features `[batch, channels]`."""
+        f = features.double().cpu()
+        self.count += len(f)
+        self.total = f.sum(0) + (0 if self.total is None else self.total)
+        self.outer = f.T @ f + (0 if self.outer is None else self.outer)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean `[channels]` and unbiased covariance `[channels, channels]`. Needs 2 pictures."""
+        assert self.total is not None and self.outer is not None
+        mean = self.total / self.count
+        return mean, (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
+
+    def to(self, other: "FrechetDistance") -> float:
+        """The distance to another set. The root's trace is the sum of roots of the eigenvalues of C1 C2."""
+        (mean1, cov1), (mean2, cov2) = self.moments(), other.moments()
+        values, vectors = torch.linalg.eigh(cov1)
+        root = vectors * values.clamp(min=0).sqrt()  # root @ root.T = C1
+        shared = torch.linalg.eigvalsh(root.T @ cov2 @ root).clamp(min=0).sqrt().sum()  # same eigenvalues, symmetric
+        return float((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * shared)
+
+
+class CodeUsage:
+    """How often each code of each level occurs."""
+
+    def __init__(self, levels: Sequence[int]) -> None:
+        self.counts = [torch.zeros(size, dtype=torch.int64) for size in levels]
+
+    def update(self, codes: Sequence[Tensor]) -> None:
+        """Add code arrays `[*grid, levels]`."""
+        for level, counts in enumerate(self.counts):
+            for code in codes:
+                counts += torch.bincount(code[..., level].flatten(), minlength=len(counts))
+
+    def result(self) -> Mapping[str, float]:
+        """Usage and entropy in bits, means over levels."""
+        shares = [counts.double() / counts.sum() for counts in self.counts]
+        entropy = [float(torch.special.entr(share).sum() / np.log(2)) for share in shares]
+        usage = [float((counts > 0).double().mean()) for counts in self.counts]
+        return {"codebook_usage": float(np.mean(usage)), "code_entropy_bits": float(np.mean(entropy))}
+
+
+def psnr(original: np.ndarray, output: np.ndarray) -> float:
+    """Peak signal to noise ratio of two uint8 pictures, dB; 100 where they are equal."""
+    return _decibels(float(np.mean((original.astype(np.float64) - output.astype(np.float64)) ** 2)))
+
+
+def _decibels(error: float) -> float:
+    return float(10 * np.log10(255.0**2 / max(error, 255.0**2 * 1e-10)))
