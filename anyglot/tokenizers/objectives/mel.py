@@ -46,7 +46,7 @@ class MultiScaleMelLoss(nn.Module):
 
 
 def quarter_hop_windows(audio: Tensor, window: int) -> Tensor:
-    """Windows a quarter of their length apart, centred as in torch.stft: `[batch, frames, window]`, zeros beyond the ends.
+    """Windows a quarter of their length apart, centred as in torch.stft with zeros outside: `[batch, frames, window]`.
 
     Put together from four shifted views: their gradient is four adds, where that of unfold or torch.stft is a scatter.
     """
@@ -57,7 +57,7 @@ def quarter_hop_windows(audio: Tensor, window: int) -> Tensor:
 
 
 class _Magnitude(torch.autograd.Function):
-    """|rfft(windows * taper)|. Autograd would make a whole complex spectrum of the half one; an inverse real FFT does."""
+    """|rfft(windows * taper)|. Autograd would go back by a complex FFT of twice the size; an inverse real one does."""
 
     @staticmethod
     def forward(ctx: Any, windows: Tensor, taper: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class _Magnitude(torch.autograd.Function):
         return magnitude
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         spectrum, magnitude, taper = ctx.saved_tensors
         slope = gradient / magnitude.clamp(min=1e-9)
         slope[..., 1:-1] *= 0.5  # irfft counts these bins twice, once for their mirror images
