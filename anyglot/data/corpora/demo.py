@@ -75,6 +75,8 @@ def run(mapping: dict[str, Any], out: Path, where: str) -> None:
     workers = config.workers or len(os.sched_getaffinity(0))
     named = _names()
     folders = {size: out / ("images" if index == 0 else f"images{size}") for index, size in enumerate(config.sizes)}
+    for leftover in (path for folder in (*folders.values(), out / "speech") for path in folder.glob(".*")):
+        leftover.unlink()  # half-written files of a run that was killed
     bases = [name for name in named.values() if name.is_base]
     chosen = bases[: config.spoken]
     with FetchProgress(out, {"pictures": len(named), "spoken names": len(chosen)}) as progress:

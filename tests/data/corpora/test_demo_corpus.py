@@ -123,9 +123,11 @@ def test_the_corpus_is_built_whole_and_reused(few_assets, capsys):
     (out / "speech" / f"{chosen[0]}.wav").unlink()
     (out / "emoji.jsonl").unlink()
     (out / "corpus.json").unlink()
+    (out / "images" / ".tall.png.x7.png").write_bytes(b"half")
     demo.run(dict(FEW), out, SOURCE)
     assert (out / "speech" / f"{chosen[0]}.wav").read_bytes() == spoken
     assert documents(out / "emoji.jsonl") == emoji
+    assert not list(out.rglob(".*"))
     other = out / "speech" / f"{chosen[1]}.wav"
     assert other.stat().st_mtime_ns == before[other]
 
