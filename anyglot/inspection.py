@@ -42,6 +42,8 @@ def show(path: Path, document: int | None = None, text: Path | None = None, cons
         else:
             _documents(path, document, console)
         return
+    for result in ("model", "tokenizer"):  # of a training run's folder
+        path = path / result if (path / result).is_dir() else path
     if document is not None:
         _tokens(path, document, text, console)
     elif any(path.glob("[0-9]*.arrow")):

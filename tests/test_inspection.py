@@ -119,6 +119,21 @@ def test_a_tokenizer_directory_shows_its_manifest(shards, words):
     assert words.fingerprint in shown(shards.parent / "tokenizers" / "text")
 
 
+def test_a_runs_folder_shows_its_result(tmp_path, words):
+    words.save_pretrained(tmp_path / "tokenizer")
+    assert words.fingerprint in shown(tmp_path)
+
+
+def test_a_model_shows_its_architecture_and_vocabulary(shards, tmp_path):
+    Vocabulary.load(shards.parent).save(tmp_path / "model")
+    config = {"architectures": ["Qwen3ForCausalLM"], "hidden_size": 64, "eos_token_id": 3}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    printed = shown(tmp_path)
+    assert "Qwen3ForCausalLM" in printed
+    assert "hidden_size: 64" in printed
+    assert "speech.1" in printed
+
+
 def test_a_document_file_shows_its_parts_and_its_faults(tmp_path):
     lines = [
         {
