@@ -55,7 +55,7 @@ class FiniteScalarQuantizer(Quantizer):
             return torch.maximum(torch.minimum(h * (self.sizes // 2), half - offset), -half - offset) / (
                 self.sizes // 2
             )
-        return (torch.tanh(h + torch.tan(offset / half)) * half - offset) / (self.sizes // 2)
+        return torch.tanh(h + torch.tan(offset / half)) * (half / (self.sizes // 2)) - offset / (self.sizes // 2)
 
     def assign(self, h: Tensor) -> Tensor:
         return self._pack(torch.round(h * (self.sizes // 2)))

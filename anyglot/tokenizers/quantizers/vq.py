@@ -35,9 +35,9 @@ class VQConfig:
     codebook: Literal["ema", "learned"] = "ema"
     metric: Literal["euclidean", "cosine"] = "euclidean"
     commitment: float = 0.25
-    decay: float = 0.99
+    decay: float = 0.97  # papers say 0.99; this follows a moving encoder sooner, and ends no worse (docs/quantizers.md)
     kmeans_init: bool = True
-    reset_below: float = 0.1
+    reset_below: float = 0.2
 
     def check(self, where: str) -> None:
         """Raise ConfigError for values that cannot work."""
