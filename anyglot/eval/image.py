@@ -28,11 +28,12 @@ def evaluate(
             codebook of K codes cannot be seen whole in fewer than K codes.
         features: network of the Frechet distance, "" for none; it needs dozens of pictures to mean anything.
     Returns:
-        psnr: mean over pictures, dB. psnr_pooled: of the squared error over all pictures, dB, which flat pictures do
-        not lift. ssim: mean over pictures. mean_colour_psnr: `psnr` of painting each picture in its mean colour, a
-        baseline. codes: per picture, mean. bits_per_pixel: at most. codebook_usage: share of the codes that occur,
-        mean over levels. code_entropy_bits: of one code, mean over levels. frechet_<network>: distance of originals
-        and reconstructions; it is no FID, whose network it does not use.
+        psnr_heldout: mean over pictures, dB. psnr_pooled_heldout: of the squared error over all pictures, dB, which
+        flat pictures do not lift. ssim_heldout: mean over pictures of 11 pixels a side or more; absent without any.
+        mean_colour_psnr_heldout: PSNR of painting each picture in its mean colour, a baseline. items: pictures
+        measured. codes: per picture, mean. bits_per_pixel: at most. codebook_usage: share of the codes that occur,
+        mean over levels. code_entropy_bits: of one code, mean over levels. frechet_<network>_heldout: distance of
+        originals and reconstructions; it is no FID, whose network it does not use.
     """
     scores = Reconstructions(features)
     for start in range(0, len(heldout), batch):
@@ -80,16 +81,17 @@ class Reconstructions:
     def result(self, bits: float) -> dict[str, float]:
         """The scores so far; `bits` that one code carries at most."""
         scores = {
-            "psnr": float(np.mean(self.psnr)),
-            "psnr_pooled": _decibels(self.error / (3 * self.pixels)),
-            "mean_colour_psnr": float(np.mean(self.baseline)),
+            "psnr_heldout": float(np.mean(self.psnr)),
+            "psnr_pooled_heldout": _decibels(self.error / (3 * self.pixels)),
+            "mean_colour_psnr_heldout": float(np.mean(self.baseline)),
+            "items": float(len(self.psnr)),
             "codes": self.codes / len(self.psnr),
             "bits_per_pixel": self.codes * bits / self.pixels,
         }
         if self.ssim:
-            scores["ssim"] = float(np.mean(self.ssim))
+            scores["ssim_heldout"] = float(np.mean(self.ssim))
         if self.network is not None:
-            scores[f"frechet_{self.network.name}"] = self.distances[0].to(self.distances[1])
+            scores[f"frechet_{self.network.name}_heldout"] = self.distances[0].to(self.distances[1])
         return scores
 
 

@@ -38,12 +38,16 @@ def test_scores_of_reconstructions_stream():
         parts.update(originals[index : index + 1], decoded[index : index + 1], codes[index : index + 1])
     scores = whole.result(bits=10.0)
     assert scores == pytest.approx(parts.result(bits=10.0))
-    assert scores["psnr"] == pytest.approx(np.mean([psnr(a, b) for a, b in zip(originals, decoded, strict=True)]))
-    assert scores["psnr_pooled"] == pytest.approx(psnr(np.stack(originals), np.stack(decoded)))
+    assert scores["psnr_heldout"] == pytest.approx(
+        np.mean([psnr(a, b) for a, b in zip(originals, decoded, strict=True)])
+    )
+    assert scores["psnr_pooled_heldout"] == pytest.approx(psnr(np.stack(originals), np.stack(decoded)))
     assert scores["codes"] == 12
     assert scores["bits_per_pixel"] == pytest.approx(10 * 12 / (16 * 12))
     a, b = (torch.from_numpy(np.stack(p).astype(np.float32)).permute(0, 3, 1, 2) for p in (originals, decoded))
-    assert scores["ssim"] == pytest.approx(float(structural_similarity_index_measure(b, a, data_range=255.0)), abs=1e-4)
+    assert scores["ssim_heldout"] == pytest.approx(
+        float(structural_similarity_index_measure(b, a, data_range=255.0)), abs=1e-4
+    )
 
 
 def test_the_baseline_paints_the_mean_colour():
@@ -52,8 +56,8 @@ def test_the_baseline_paints_the_mean_colour():
     scores = Reconstructions(features="")
     scores.update([picture], [picture], [torch.zeros(1, 1, 1, dtype=torch.int64)])
     result = scores.result(bits=1.0)
-    assert result["mean_colour_psnr"] == pytest.approx(20 * np.log10(255 / 100))
-    assert "ssim" not in result  # smaller than its window
+    assert result["mean_colour_psnr_heldout"] == pytest.approx(20 * np.log10(255 / 100))
+    assert "ssim_heldout" not in result  # smaller than its window
 
 
 def test_frechet_distance_of_known_gaussians():
@@ -99,6 +103,6 @@ def test_a_tokenizer_is_scored_on_what_a_user_gets():
     heldout = [*pictures(3), *pictures(2, 13, 18)]
     scores = evaluate(tokenizer, heldout, usage_of=pictures(9), features="", batch=2)
     decoded = tokenizer.decode(tokenizer.encode(heldout), [p.shape[:2] for p in heldout])
-    assert scores["psnr"] == pytest.approx(np.mean([psnr(a, b) for a, b in zip(heldout, decoded, strict=True)]))
+    assert scores["psnr_heldout"] == pytest.approx(np.mean([psnr(a, b) for a, b in zip(heldout, decoded, strict=True)]))
     codes = torch.cat([code.flatten() for code in tokenizer.encode(pictures(9))])
     assert scores["codebook_usage"] == pytest.approx(len(codes.unique()) / 200)
