@@ -53,7 +53,7 @@ class Reconstructions:
 
     def __init__(self, features: str = "efficientnet_lite0") -> None:
         self.network = feature_network(features) if features else None
-        self.distances = (FrechetDistance(), FrechetDistance())
+        self.features_of = (FeatureGaussian(), FeatureGaussian())
         self.psnr: list[float] = []
         self.ssim: list[float] = []
         self.baseline: list[float] = []
@@ -73,10 +73,10 @@ class Reconstructions:
             self.pixels += original.shape[0] * original.shape[1]
             self.codes += code[..., 0].numel()
         if self.network is not None:
-            for distance, pictures in zip(self.distances, (originals, decoded), strict=True):
+            for gaussian, pictures in zip(self.features_of, (originals, decoded), strict=True):
                 for shape in {picture.shape for picture in pictures}:
                     alike = np.stack([picture for picture in pictures if picture.shape == shape])
-                    distance.update(self.network.pooled(to_tensor(alike)))  # type: ignore[operator]
+                    gaussian.update(self.network.pooled(to_tensor(alike)))  # type: ignore[operator]
 
     def result(self, bits: float) -> dict[str, float]:
         """The scores so far; `bits` that one code carries at most."""
@@ -91,12 +91,12 @@ class Reconstructions:
         if self.ssim:
             scores["ssim_heldout"] = float(np.mean(self.ssim))
         if self.network is not None:
-            scores[f"frechet_{self.network.name}_heldout"] = self.distances[0].to(self.distances[1])
+            scores[f"frechet_{self.network.name}_heldout"] = self.features_of[0].distance_to(self.features_of[1])
         return scores
 
 
-class FrechetDistance:
-    """Mean and covariance of features, summed in float64; `to` another one is the Frechet distance of two Gaussians.
+class FeatureGaussian:
+    """Mean and covariance of features, summed in float64; as the Gaussian that the Frechet distance compares.
 
     Heusel et al., arXiv 1706.08500: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
     """
@@ -115,11 +115,12 @@ class FrechetDistance:
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean `[channels]` and unbiased covariance `[channels, channels]`. Needs 2 pictures."""
-        assert self.total is not None and self.outer is not None
+        assert self.total is not None
+        assert self.outer is not None
         mean = self.total / self.count
         return mean, (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
 
-    def to(self, other: "FrechetDistance") -> float:
+    def distance_to(self, other: "FeatureGaussian") -> float:
         """The distance to another set. The root's trace is the sum of roots of the eigenvalues of C1 C2."""
         (mean1, cov1), (mean2, cov2) = self.moments(), other.moments()
         values, vectors = torch.linalg.eigh(cov1)

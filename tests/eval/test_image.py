@@ -4,7 +4,7 @@ import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from anyglot.config import typed
-from anyglot.eval.image import CodeUsage, FrechetDistance, Reconstructions, evaluate, psnr
+from anyglot.eval.image import CodeUsage, FeatureGaussian, Reconstructions, evaluate, psnr
 from anyglot.tokenizers.image import ImageConfig, ImageTokenizer
 
 
@@ -66,26 +66,26 @@ def test_frechet_distance_of_known_gaussians():
     noise = torch.randn(4000, 3, generator=generator, dtype=torch.float64)
     noise = (noise - noise.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(noise.T.cov())).T  # exactly white
     mean, scale = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([2.0, 0.5, 1.0])
-    white, other = FrechetDistance(), FrechetDistance()
+    white, other = FeatureGaussian(), FeatureGaussian()
     for chunk in noise.split(700):
         white.update(chunk)
         other.update(chunk * scale + mean)
     expected = float(mean.square().sum() + (scale - 1).square().sum())
-    assert white.to(other) == pytest.approx(expected, rel=1e-6)
-    assert other.to(white) == pytest.approx(expected, rel=1e-6)
-    assert white.to(white) == pytest.approx(0, abs=1e-6)
+    assert white.distance_to(other) == pytest.approx(expected, rel=1e-6)
+    assert other.distance_to(white) == pytest.approx(expected, rel=1e-6)
+    assert white.distance_to(white) == pytest.approx(0, abs=1e-6)
 
 
 def test_frechet_distance_of_correlated_features_equals_the_matrix_root():
     linalg = pytest.importorskip("scipy.linalg", reason="pip install scipy to check against its matrix square root")
     generator = torch.Generator().manual_seed(1)
     a, b = (torch.randn(200, 5, generator=generator) @ torch.randn(5, 5, generator=generator) for _ in range(2))
-    first, second = FrechetDistance(), FrechetDistance()
+    first, second = FeatureGaussian(), FeatureGaussian()
     first.update(a)
     second.update(b)
     c1, c2 = np.cov(a.numpy().T), np.cov(b.numpy().T)
     expected = float((a.mean(0) - b.mean(0)).square().sum()) + np.trace(c1 + c2 - 2 * linalg.sqrtm(c1 @ c2).real)
-    assert first.to(second) == pytest.approx(expected, rel=1e-4)
+    assert first.distance_to(second) == pytest.approx(expected, rel=1e-4)
 
 
 def test_usage_and_entropy_by_hand():
