@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from omegaconf import MISSING
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -41,7 +42,8 @@ DECODERS: dict[str, tuple[Any, Any]] = {
 class SpeechConfig:
     """sample_rate: Hz. dim: width of the latents. max_seconds: longer sounds are refused.
     batch_seconds: how much sound, with its padding, `encode` puts through the network at once.
-    encoder, decoder: {"type": "mel" | "istft" | "seanet", and the fields of that network's config}."""
+    encoder, decoder: {"type": "mel" | "istft" | "seanet", and the fields of that network's config}.
+    quantizer: {"type": ..., and the fields of that quantizer's config}; see `quantizers.build`."""
 
     sample_rate: int = 16000
     max_seconds: float = 30.0
@@ -49,9 +51,7 @@ class SpeechConfig:
     dim: int = 128
     encoder: dict[str, Any] = field(default_factory=lambda: {"type": "mel"})
     decoder: dict[str, Any] = field(default_factory=lambda: {"type": "istft"})
-    quantizer: dict[str, Any] = field(
-        default_factory=lambda: {"type": "residual", "levels": 4, "inner": {"type": "vq", "size": 512}}
-    )
+    quantizer: dict[str, Any] = MISSING
 
 
 @dataclass

@@ -57,7 +57,7 @@ class ISTFTDecoder(nn.Module):
             x = self.spread(vectors).reshape(batch, -1, self.head.in_features)
             x, net_state = self.net(x, net_state)
             with torch.autocast(vectors.device.type, enabled=False):
-                frames = self._frames(x.float())
+                frames = self.windows(self.head(x.float()))
                 sums = overlap_add(frames, self.step, tail)
                 weights = overlap_add((self.taper**2).expand(1, frames.shape[1], -1), self.step, envelope)
             done = frames.shape[1] * self.step
@@ -72,11 +72,11 @@ class ISTFTDecoder(nn.Module):
         dropped = min(drop, done)
         return audio[:, dropped:], (net_state, tail, envelope, drop - dropped)
 
-    def _frames(self, x: Tensor) -> Tensor:
-        """Windowed pieces of waveform, `[batch, steps, window]`, of log-magnitude and phase."""
-        head = torch.nn.functional.linear(x, self.head.weight.float(), self.head.bias.float())
-        magnitude, phase = head.chunk(2, dim=-1)
-        spectrum = torch.polar(magnitude.clamp(max=5.0).exp(), phase)  # e^5: a full-scale tone in a window of 512
+    def windows(self, spectra: Tensor) -> Tensor:
+        """Windowed pieces of waveform `[batch, steps, window]` of spectra `[batch, steps, window + 2]`: first the
+        bins' log-magnitudes, then their phases."""
+        magnitude, phase = spectra.chunk(2, dim=-1)
+        spectrum = torch.polar(magnitude.clamp(max=5.0).exp(), phase)  # e^5: a full-scale tone in a window of 600
         return torch.fft.irfft(spectrum, self.window) * self.taper
 
 
