@@ -37,7 +37,11 @@ def findings() -> list[Finding]:
 def extras() -> dict[str, list[str]]:
     """The package's optional dependencies by the extra that installs them."""
     found: dict[str, list[str]] = {}
-    for line in metadata.requires("anyglot") or []:
+    try:
+        lines = metadata.requires("anyglot") or []
+    except metadata.PackageNotFoundError:  # run from a folder of sources, not installed
+        lines = []
+    for line in lines:
         if match := re.match(r"([\w.-]+).*\bextra\s*==\s*['\"]([\w-]+)['\"]", line):
             found.setdefault(match[2], []).append(match[1])
     return found

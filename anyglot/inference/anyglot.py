@@ -79,6 +79,7 @@ class Anyglot:
         vocabulary = Vocabulary.load(directory)
         text = TextTokenizer.from_pretrained(directory / TOKENIZERS / TEXT)
         tokenizers = {name: load_tokenizer(directory / TOKENIZERS / name) for name in vocabulary.modality_names[1:]}
+        transformers.utils.logging.disable_progress_bar()  # of loading a single file
         try:
             model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype="auto").to(device)
         except (OSError, ValueError) as error:

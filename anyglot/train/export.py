@@ -26,7 +26,9 @@ def export(engine: Any, directory: Path, vocabulary: Vocabulary, tokenizers: Map
     """
     import deepspeed
     import torch.distributed as dist
+    import transformers
 
+    transformers.utils.logging.disable_progress_bar()  # of writing a single file
     model = engine.module.model
     parameters = list(model.parameters()) if engine.zero_optimization_stage() == 3 else []
     with deepspeed.zero.GatheredParameters(parameters, enabled=bool(parameters)):

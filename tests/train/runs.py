@@ -19,7 +19,12 @@ from anyglot.tokenizers.spec import Axis, CodeSpec
 
 IMAGE = CodeSpec("image", (16,), (Axis("height", "sized", 4), Axis("width", "sized", 4)))
 SPEECH = CodeSpec("speech", (8, 8), (Axis("time", "open", 30),))
-RUN = "from anyglot.config import load_mapping; from anyglot.train.pretrain import run; import sys; run(load_mapping(sys.argv[1], sys.argv[2:]), sys.argv[1])"
+RUN = """
+import sys
+from anyglot.config import load_mapping
+from anyglot.train.pretrain import run
+run(load_mapping(sys.argv[1], sys.argv[2:]), sys.argv[1])
+"""
 
 
 def make_store(folder: Path, documents: int = 60, seed: int = 0) -> Path:

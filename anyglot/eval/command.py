@@ -1,0 +1,23 @@
+"""`anyglot eval`: the config's `kind` says what is measured."""
+
+from importlib import import_module
+from typing import Any
+
+from anyglot.errors import ConfigError
+
+KINDS = ("tokenizers", "language_model")  # modules of anyglot.eval
+
+
+def run(mapping: dict[str, Any], where: str) -> None:
+    """Measure, write `<out>/metrics.json`, and print the figures."""
+    kind = mapping.get("kind")
+    if kind not in KINDS:
+        raise ConfigError(f"{where}: key 'kind' is {kind!r}, must be one of: {', '.join(KINDS)}")
+    metrics: dict[str, float] = import_module(f"anyglot.eval.{kind}").run(mapping, where)
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("figure", "value", title=where)
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:,.4g}")
+    Console().print(table)

@@ -1,0 +1,167 @@
+"""`make demo`: the whole way once, on real data, each step the command that a user would type.
+
+    python scripts/demo.py --minutes 25 --out runs/demo
+
+Fetches emoji, speech and text; trains an image tokenizer, a speech codec and a text tokenizer; tokenizes; pretrains a
+small language model with DeepSpeed; generates in every direction; writes metrics.json and report.html. A finished step
+is not repeated, an interrupted one goes on where it was.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from demo_report import write_report
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from anyglot.train.log import read_log
+
+BESIDE = 0.28  # share of the budget for everything that is not training
+SHARES = {"image": 0.20, "speech": 0.36, "lm": 0.39, "lm_shuffled": 0.05}  # of the rest
+TITLES = {
+    "image": "train the image tokenizer",
+    "speech": "train the speech tokenizer",
+    "lm": "pretrain the language model",
+    "lm_shuffled": "train a control on shuffled names",
+}
+
+
+@dataclass
+class Step:
+    """One command. name: of its log. done: a file that is there when it is finished. run: folder of its log.jsonl."""
+
+    name: str
+    title: str
+    words: list[str]
+    done: Path
+    run: Path | None = None
+    state: str = "waiting"
+    seconds: float = 0.0
+
+    @property
+    def command(self) -> str:
+        """What a user would type."""
+        return shlex.join(["anyglot", *self.words])
+
+
+def steps_of(minutes: float, out: Path) -> list[Step]:
+    """The demo's steps for a budget: a smaller one trains shorter, on fewer names."""
+    spoken = round(min(1000, max(150, 40 * minutes)))
+    paired = round(min(128, max(12, 5 * minutes)))
+    asked = round(min(64, max(8, 3 * minutes)))
+    elsewhere = [] if out == Path("runs/demo") else [f"vars.run={out}"]
+
+    def train(name: str) -> Step:
+        words = ["train", f"demo/{name}", *elsewhere]
+        if name in SHARES:
+            words.append(f"minutes={minutes * (1 - BESIDE) * SHARES[name]:.2f}")
+        return Step(name, TITLES.get(name, "train the text tokenizer"), words, out / name / "done.json", out / name)
+
+    data = ["fetch", "demo", "--out", str(out / "data"), f"spoken={spoken}", f"paired={paired}"]
+    tokens = ["tokenize", "demo/tokenize", *elsewhere]
+    measure = ["eval", "demo/eval_tokenizers", *elsewhere, f"items={2 * asked}"]
+    ask = ["eval", "demo/eval_lm", *elsewhere, f"names={asked}"]
+    return [
+        Step("data", "fetch pictures, speech and text", data, out / "data" / "text.jsonl"),
+        train("image"),
+        train("speech"),
+        train("text"),
+        Step("tokens", "tokenize everything", tokens, out / "tokens" / "manifest.json", out / "tokens"),
+        train("lm"),
+        train("lm_shuffled"),
+        Step("eval_tokenizers", "measure the tokenizers", measure, out / "eval" / "tokenizers" / "metrics.json"),
+        Step("eval_lm", "generate in every direction", ask, out / "eval" / "lm" / "metrics.json"),
+    ]
+
+
+def main() -> None:
+    """Run what is not finished, showing where it is; then write the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=25, help="what it may take on 2 CPU cores, after downloads")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the demo")
+    arguments = parser.parse_args()
+    steps = steps_of(arguments.minutes, arguments.out)
+    for step in steps:
+        step.state = "reused" if step.done.exists() else "waiting"
+    console = Console(stderr=True)
+    with Live(refresh_per_second=4, console=console, auto_refresh=False) as live:
+        for step in steps:
+            if step.state == "waiting":
+                run(step, steps, arguments.out, live)
+    report = write_report(arguments.out, [(step.title, step.command) for step in steps], arguments.minutes)
+    console.print(f"\nDone. Open [bold]{report}[/]; all figures are in {arguments.out / 'metrics.json'}.")
+
+
+def run(step: Step, steps: list[Step], out: Path, live: Live) -> None:
+    """Run one step's command, showing its progress; on failure say how to see why and stop."""
+    step.state, began = "running", time.monotonic()
+    log = out / "logs" / f"{step.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if not live.console.is_terminal:
+        live.console.print(f"{step.title}: {step.command}", highlight=False)
+    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "anyglot", *step.words], stdout=file, stderr=file, env=environment
+        )
+        try:
+            while process.poll() is None:
+                step.seconds = time.monotonic() - began
+                if live.console.is_terminal:
+                    live.update(table(steps), refresh=True)
+                time.sleep(0.25)
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            live.stop()
+            sys.exit("interrupted; what was finished is kept, run the same command again to go on")
+    step.seconds = time.monotonic() - began
+    step.state = "failed" if process.returncode else "done"
+    (out / "logs" / f"{step.name}.seconds").write_text(f"{step.seconds:.1f}\n")
+    if live.console.is_terminal:
+        live.update(table(steps), refresh=True)
+    else:
+        live.console.print(f"{step.title}: {step.state} after {step.seconds:.0f} s", highlight=False)
+    if process.returncode:
+        live.stop()
+        tail = log.read_text(errors="replace").strip().splitlines()[-12:]
+        sys.exit("\n".join([*tail, f"the step failed: {step.command}", f"its whole output is in {log}"]))
+
+
+def table(steps: list[Step]) -> Table:
+    """What is done, what runs and how far it is, what comes next."""
+    rows = Table.grid(padding=(0, 2))
+    marks = {
+        "waiting": "[dim]·",
+        "running": "[bold yellow]▶",
+        "done": "[green]✓",
+        "reused": "[green]✓",
+        "failed": "[red]✗",
+    }
+    upcoming = next((step for step in steps if step.state == "waiting"), None)
+    for step in steps:
+        style = {"running": "bold", "waiting": "dim"}.get(step.state, "")
+        note = f"{step.seconds:.0f} s" if step.seconds else step.state if step.state == "reused" else ""
+        note = "next" if step is upcoming else note
+        rows.add_row(marks[step.state], f"[{style}]{step.title}[/]" if style else step.title, _bar(step), note)
+    return rows
+
+
+def _bar(step: Step) -> ProgressBar | str:
+    lines = read_log(step.run) if step.state == "running" and step.run else []
+    if not lines or not lines[-1].get("steps"):
+        return ProgressBar(total=None, width=40, pulse=True) if step.state == "running" else ""
+    return ProgressBar(total=lines[-1]["steps"], completed=lines[-1]["step"], width=40)
+
+
+if __name__ == "__main__":
+    main()
