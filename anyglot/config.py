@@ -2,7 +2,7 @@
 
 A YAML file may name others with `extends:` (one name or a list); it is merged over them. A name is a
 path, a path relative to the file, or a path below the shipped `configs/` folder, with or without `.yaml`.
-`null` removes what an extended file sets. `vars:` holds values for `${vars.name}` in the same file and is not passed on.
+`null` removes what an extended file sets. `vars:` holds values for `${vars.name}`; they are not passed on.
 """
 
 import dataclasses
