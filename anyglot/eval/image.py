@@ -17,6 +17,7 @@ from anyglot.tokenizers.networks.features import feature_network
 def evaluate(
     tokenizer: ImageTokenizer,
     heldout: Sequence[np.ndarray],
+    texts: Sequence[str] = (),
     usage_of: Sequence[np.ndarray] = (),
     features: str = "efficientnet_lite0",
     batch: int = 64,
@@ -24,6 +25,7 @@ def evaluate(
     """Scores of a tokenizer on held-out pictures, uint8 `[height, width, 3]`.
 
     Args:
+        texts: what they show; every modality's `evaluate` is given it, this one has no use for it.
         usage_of: pictures over which codebook usage is counted (default: `heldout`). Count over enough of them: a
             codebook of K codes cannot be seen whole in fewer than K codes.
         features: network of the Frechet distance, "" for none; it needs dozens of pictures to mean anything.

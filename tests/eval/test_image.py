@@ -102,7 +102,7 @@ def test_a_tokenizer_is_scored_on_what_a_user_gets():
     config = {"network": network, "dim": 3, "quantizer": {"type": "fsq", "sizes": [8, 5, 5]}}
     tokenizer = ImageTokenizer(typed(ImageConfig, config)).eval()
     heldout = [*pictures(3), *pictures(2, 13, 18)]
-    scores = evaluate(tokenizer, heldout, usage_of=pictures(9), features="", batch=2)
+    scores = evaluate(tokenizer, heldout, texts=[""] * 5, usage_of=pictures(9), features="", batch=2)
     decoded = tokenizer.decode(tokenizer.encode(heldout), [p.shape[:2] for p in heldout])
     assert scores["psnr_heldout"] == pytest.approx(np.mean([psnr(a, b) for a, b in zip(heldout, decoded, strict=True)]))
     codes = torch.cat([code.flatten() for code in tokenizer.encode(pictures(9))])
