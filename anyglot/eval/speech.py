@@ -128,6 +128,8 @@ def pesq(original: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float |
     from pesq import PesqError
     from pesq import pesq as measure
 
+    if not original.any() or not decoded.any():  # it divides by the peak
+        return None
     try:
         reference, degraded = (resampled(sound, sample_rate) for sound in (original, decoded))
         return float(measure(LISTENING_RATE, reference, degraded, "wb"))
@@ -139,6 +141,8 @@ def stoi(original: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float |
     """Short-time objective intelligibility (Taal et al. 2011), 0 to 1; None where too little speech is left for it."""
     from pystoi import stoi as measure
 
+    if not original.any():  # it would score silence as if all of it were speech
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # pystoi warns and returns 1e-5 where it has too few frames
         try:

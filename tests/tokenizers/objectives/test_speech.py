@@ -18,7 +18,7 @@ def model():
     return SpeechTokenizer(
         SpeechConfig(
             dim=8,
-            encoder={"type": "mel", "hop": 160, "stacked": 1, "window": 256, "channels": 16, "blocks": 1},
+            encoder={"type": "mel", "hop": 160, "stacked": 1, "window": 256, "mels": 20, "channels": 16, "blocks": 1},
             decoder={"type": "istft", "hop": 160, "window": 320, "delay": 80, "channels": 16, "blocks": 1},
             quantizer={"type": "residual", "levels": 2, "inner": {"type": "vq", "size": 8, "kmeans_init": False}},
         )
