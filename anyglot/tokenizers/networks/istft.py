@@ -56,8 +56,9 @@ class ISTFTDecoder(nn.Module):
         if vectors.shape[1]:
             x = self.spread(vectors).reshape(batch, -1, self.head.in_features)
             x, net_state = self.net(x, net_state)
+            spectra = self.head(x).float()
             with torch.autocast(vectors.device.type, enabled=False):
-                frames = self.windows(self.head(x.float()))
+                frames = self.windows(spectra)
                 sums = overlap_add(frames, self.step, tail)
                 weights = overlap_add((self.taper**2).expand(1, frames.shape[1], -1), self.step, envelope)
             done = frames.shape[1] * self.step
