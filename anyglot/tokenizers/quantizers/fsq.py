@@ -62,7 +62,7 @@ class FiniteScalarQuantizer(Quantizer):
 
     def _pack(self, levels: Tensor) -> Tensor:
         """Codes [n, 1] of levels [n, width], whole numbers around 0. Exact: integers only."""
-        return ((levels.to(torch.int64) + self.sizes // 2) * self.bases).sum(1, keepdim=True)
+        return (levels.to(torch.int64) * self.bases).sum(1, keepdim=True) + (self.sizes // 2 * self.bases).sum()
 
     def lookup(self, codes: Tensor) -> Tensor:
         levels = codes // self.bases % self.sizes

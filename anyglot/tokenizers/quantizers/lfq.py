@@ -18,14 +18,15 @@ class LFQConfig:
 
     commitment: weight of |z - sg(q)|^2. entropy: weight of the mean entropy of each vector's soft assignment less
     diversity times the entropy of the mean assignment; 0 does not compute it, and few codes get used. temperature:
-    of the soft assignment softmax(-|z - c|^2 / temperature).
+    of the soft assignment softmax(-|z - c|^2 / temperature); published recipes say 0.01, which reaches only vectors
+    next to a boundary and learns slower (docs/results/quantizer_defaults.md).
     """
 
     bits: int
     commitment: float = 0.25
     entropy: float = 0.1
     diversity: float = 1.0
-    temperature: float = 0.01
+    temperature: float = 0.3
 
 
 class LookupFreeQuantizer(Quantizer):

@@ -19,6 +19,11 @@ class _LargestTensor(TorchDispatchMode):
         return out
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def largest_tensor() -> Callable[[Callable[[], Any]], int]:
     """Run a function; how many elements the largest tensor had that it made on the way."""
