@@ -84,13 +84,15 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     path = Path(directory) / "manifest.json"
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict):
+            raise ValueError(manifest)
     except FileNotFoundError as error:
         raise AnyglotError(
             f"{directory}: no tokenizer here (manifest.json is missing); train one or check the path"
         ) from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not UTF-8, not JSON, or no object
         raise AnyglotError(
-            f"{path}: not valid JSON; the tokenizer directory is damaged, restore or retrain it"
+            f"{path}: not a tokenizer's manifest; the directory is damaged, restore or retrain it"
         ) from error
     if manifest.get("format") != FORMAT:
         raise MismatchError(

@@ -36,7 +36,7 @@ class TextTokenizer:
         self.kind = kind
         self.model = model
         self.engine = ENGINES[kind](model)
-        self.fingerprint = hashlib.sha256(f"{FORMAT} {kind} ".encode() + model).hexdigest()[:16]
+        self.fingerprint = _fingerprint(kind, model)
 
     @property
     def size(self) -> int:
@@ -86,15 +86,16 @@ class TextTokenizer:
             raise MismatchError(f"{directory}: not a text tokenizer but {manifest.get('modality')!r}; check the path")
         path = Path(directory) / FILES[kind]
         try:
-            tokenizer = TextTokenizer(kind, path.read_bytes())
+            model = path.read_bytes()
         except FileNotFoundError as error:
             raise AnyglotError(f"{path}: missing; restore or retrain the tokenizer") from error
-        if tokenizer.fingerprint != manifest.get("fingerprint"):
+        found = _fingerprint(kind, model)
+        if found != manifest.get("fingerprint"):  # before it is parsed: a damaged one would not even parse
             raise MismatchError(
-                f"{directory}: says fingerprint {manifest.get('fingerprint')}, its files give {tokenizer.fingerprint}; "
+                f"{directory}: says fingerprint {manifest.get('fingerprint')}, its files give {found}; "
                 f"restore or retrain the tokenizer"
             )
-        return tokenizer
+        return TextTokenizer(kind, model)
 
     @staticmethod
     def from_huggingface(directory: str | Path) -> "TextTokenizer":
@@ -161,6 +162,10 @@ class TextTokenizer:
     def _spelt(self, piece: str) -> list[int]:
         data = piece.encode("utf-8")
         return self._exact(piece, data) or [self.engine.byte_ids[byte] for byte in data]
+
+
+def _fingerprint(kind: str, model: bytes) -> str:
+    return hashlib.sha256(f"{FORMAT} {kind} ".encode() + model).hexdigest()[:16]
 
 
 TOKENIZER = TextTokenizer
