@@ -39,8 +39,10 @@ class KeyValueCache:
 
     def keep_rows(self, rows: Tensor) -> None:
         """Drop all rows but `rows`: those that are still being written."""
-        self._keys = [keys[rows] for keys in self._keys]
-        self._values = [values[rows] for values in self._values]
+        for layer, (keys, values) in enumerate(zip(self._keys, self._values, strict=True)):
+            for held, mine in ((self._keys, keys), (self._values, values)):
+                mine[: len(rows), :, : self.filled] = mine[rows, :, : self.filled]  # the unfilled room is not touched
+                held[layer] = mine[: len(rows)]
 
     def get_seq_length(self, layer: int = 0) -> int:
         """Tokens read so far, as Hugging Face models ask for it."""

@@ -10,8 +10,9 @@ from torch import Tensor
 from anyglot.errors import AnyglotError
 from anyglot.inference.cache import KeyValueCache, padded_prompts
 from anyglot.inference.sampling import SamplingConfig, sample
-from anyglot.lm.automaton import CODES, Automaton, Ranges, State
-from anyglot.lm.vocabulary import ROLES
+from anyglot.lm.automaton import HEADER, Automaton, Ranges, Rules, State
+from anyglot.lm.streams import CLOSE
+from anyglot.lm.vocabulary import ROLES, TEXT
 
 
 @dataclass
@@ -20,8 +21,8 @@ class Request:
 
     prompt: ids from bos on. modalities: those that may be written ("text" among them), None for all.
     spans: stop once so many media spans are closed, and write nothing else before; 0: stop where the model ends
-    the document or its turn. max_tokens: past these, what is open is brought to its shortest legal end.
-    seed: of this request's own randomness.
+    the document or its turn. max_tokens: past these, or where the model's positions run out, what is open is brought
+    to its shortest legal end. seed: of this request's own randomness.
     """
 
     prompt: list[int]
@@ -68,6 +69,7 @@ class Decoder:
         self.default = default or SamplingConfig()
         self.head = model.get_output_embeddings().weight  # [vocabulary, hidden]
         self.limit = int(model.config.max_position_embeddings)
+        self.shortest = {rules.opener: _shortest(rules) for rules in automaton.rules}  # ids of a whole span
 
     @torch.inference_mode()
     def write(self, requests: Sequence[Request], on_token: Callable[[int, int], None] | None = None) -> list[list[int]]:
@@ -76,7 +78,7 @@ class Decoder:
         Args:
             on_token: called with (index of the request, id) for each id as it is written.
         Raises:
-            AnyglotError: a prompt fills the model's whole length. GrammarError: a prompt is not a document's start.
+            AnyglotError: a prompt leaves no room for an answer. GrammarError: a prompt is not a document's start.
         """
         rows = [self._begin(index, request) for index, request in enumerate(requests)]
         if not rows:
@@ -93,8 +95,6 @@ class Decoder:
                 if on_token:
                     on_token(row.index, token)
             keep = [index for index, row in enumerate(active) if not row.done]
-            if cache.filled >= cache.length and keep:
-                raise AnyglotError(f"generation outgrew the model's {self.limit} positions; lower max_tokens")
             ids = torch.tensor([chosen[index] for index in keep], device=device)[:, None]
             if len(keep) < len(active):
                 kept = torch.tensor(keep, dtype=torch.long, device=device)
@@ -104,16 +104,22 @@ class Decoder:
         return [row.written for row in rows]
 
     def _begin(self, index: int, request: Request) -> _Row:
-        if len(request.prompt) >= self.limit:
-            raise AnyglotError(f"the prompt has {len(request.prompt)} tokens, the model reads at most {self.limit - 1}")
+        names = request.modalities or self.vocabulary.modality_names
+        media = [self.vocabulary.opener(name) for name in names if name != TEXT]
+        needed = min((self.shortest[opener] for opener in media), default=1) if request.spans else 1
+        if len(request.prompt) + needed > self.limit:
+            raise AnyglotError(
+                f"the prompt has {len(request.prompt)} tokens, the model reads at most {self.limit}, "
+                f"which leaves no room for an answer; shorten the prompt"
+            )
         state = self.automaton.advance_all(request.prompt)
         return _Row(index, request, state, torch.Generator().manual_seed(request.seed))
 
     def _room(self, rows: Sequence[_Row], prompt: int) -> int:
         """Cache length: the prompt, what was asked for, and the longest span that may still have to be finished."""
         span = max((self.automaton.longest(name) for name in self.vocabulary.modality_names[1:]), default=0)
-        asked = max(row.request.max_tokens for row in rows)
-        return min(prompt + asked + span + 2, self.limit)
+        asked = (min(r.request.max_tokens + span + 1, self.limit - len(r.request.prompt)) for r in rows)
+        return prompt + max(asked)
 
     def _forward(self, ids: Tensor, pads: Tensor, cache: KeyValueCache) -> Tensor:
         """Hidden states `[rows, hidden]` after the last of `ids` `[rows, new]`."""
@@ -151,21 +157,20 @@ class Decoder:
         return chosen
 
     def _ranges(self, row: _Row) -> Ranges:
-        """What this row may write next: the grammar, narrowed to the request."""
+        """What this row may write next: the grammar, narrowed to the request and to the positions that are left."""
         request, state, vocabulary = row.request, row.state, self.vocabulary
         ranges = self.automaton.allowed(state, request.modalities)
+        left = self.limit - len(request.prompt) - len(row.written)
         spent = len(row.written) >= request.max_tokens
-        if state.place == CODES and spent:  # of what may come, the last choice leads to the span's end
-            rules = self.automaton.rules[state.modality - 1]
-            choices = rules.stream.choices(state.done, state.row, state.frames, rules.limit, rules.levels)
-            return (rules.symbols[choices[-1]],)
         if state.modality:
-            return ranges
+            return _inside(self.automaton.rules[state.modality - 1], state, ranges, left, spent)
         ends = (vocabulary.eos, vocabulary.end_of_turn)
         if request.modalities is not None:  # asked for content, not for a chat to begin
             ranges = _without(ranges, self.roles)
-        if spent:
+        if spent or left <= 1:
             return _only(ranges, vocabulary.end_of_turn) or _only(ranges, vocabulary.eos) or ranges
+        room = left if request.spans else left - 1  # what ends the document has to fit, too
+        ranges = _without(ranges, [opener for opener, length in self.shortest.items() if length > room])
         if request.spans or not row.written:  # an answer is not empty
             return _without(ranges, ends) or ranges
         return ranges
@@ -177,6 +182,41 @@ class Decoder:
         row.spans_closed += bool(inside and not row.state.modality)
         ended = token in (self.vocabulary.eos, self.vocabulary.end_of_turn)
         row.done = ended or bool(row.request.spans and row.spans_closed >= row.request.spans)
+
+
+def _shortest(rules: Rules) -> int:
+    """The fewest ids that a span takes, opener and closer included."""
+    return 2 + len(rules.sized) + max(rules.frames, 1) * rules.row * rules.levels
+
+
+def _inside(rules: Rules, state: State, ranges: Ranges, left: int, spent: bool) -> Ranges:
+    """What may come next inside a span: sizes that fit into `left` ids, and where it may end, its end in time.
+
+    spent: the smallest sizes, the earliest end. What is kept free is for the closer and the document's end.
+    """
+    if state.place == HEADER:
+        codes = max(state.frames, 1) * state.row * rules.levels  # of the smallest grid that the sizes so far allow
+        most = (left - (len(rules.sized) - state.done) - 2) // codes
+        return _first(ranges, 1 if spent else max(most, 1))
+    choices = rules.stream.choices(state.done, state.row, state.frames, rules.limit, rules.levels)
+    if len(choices) == 1:
+        return ranges
+    ending = choices[-1]  # of two choices, the last leads to the span's end
+    frames = rules.stream.settle(state.done, state.row, state.frames, ending)
+    codes = 0 if ending == CLOSE else frames * state.row * rules.levels - state.done
+    if spent or left < codes + state.row * rules.levels + 2:  # one more frame, and then the end
+        return (rules.symbols[ending],)
+    return ranges
+
+
+def _first(ranges: Ranges, number: int) -> Ranges:
+    """The first `number` ids of ranges."""
+    kept: list[tuple[int, int]] = []
+    for low, high in ranges:
+        if number > 0:
+            kept.append((low, min(high, low + number)))
+        number -= high - low
+    return tuple(kept)
 
 
 def _only(ranges: Ranges, token: int) -> Ranges:

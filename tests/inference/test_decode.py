@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from anyglot.errors import AnyglotError
+from anyglot.inference.cache import KeyValueCache
 from anyglot.inference.decode import Decoder, Request
 from anyglot.inference.sampling import SamplingConfig, sample
 from anyglot.lm.grammar import Grammar
@@ -15,9 +16,9 @@ IMAGE = CodeSpec("image", (5,), (Axis("height", "sized", 3), Axis("width", "size
 SPEECH = CodeSpec("speech", (4, 6), (Axis("time", "open", 9),))
 
 
-def decoder(stream="frame", seed=0, sharpness=1.0, **sampling):
+def decoder(stream="frame", seed=0, sharpness=1.0, length=256, **sampling):
     vocabulary = Vocabulary.build(11, "t", [(IMAGE, "i"), (SPEECH, "s")], max_size=4, streams={"speech": stream})
-    shape = ModelConfig(hidden=32, layers=2, heads=4, key_value_heads=2, max_length=256)
+    shape = ModelConfig(hidden=32, layers=2, heads=4, key_value_heads=2, max_length=length)
     model = build_model(shape, vocabulary.size, seed).eval()
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(sharpness)
@@ -111,10 +112,52 @@ def test_tokens_are_told_as_they_come():
     assert [told[0], told[1]] == written
 
 
-def test_a_prompt_beyond_the_model_is_one_clear_error():
+def test_a_prompt_that_leaves_no_room_is_one_clear_error():
     made = decoder()
-    with pytest.raises(AnyglotError, match="256 tokens, the model reads at most 255"):
+    with pytest.raises(AnyglotError, match="256 tokens, the model reads at most 256, which leaves no room"):
         made.write([Request(prompt(made, *[1] * 255))])
+    made.write([Request(prompt(made, *[1] * 254))])
+    fitting = prompt(made, *[1] * (255 - 5))  # a picture is at least open, 1, 1, a code, close
+    assert len(made.write([Request(fitting, ("image",), spans=1)])[0]) == 5
+    with pytest.raises(AnyglotError, match="252 tokens"):
+        made.write([Request([*fitting, 1], ("image",), spans=1)])
+
+
+@pytest.mark.parametrize("stream", ["frame", "level"])
+@pytest.mark.parametrize("length", [12, 17, 20, 23, 28])
+def test_whatever_is_open_ends_before_the_model_s_positions_do(stream, length):
+    made, prompts = decoder(stream, seed=3, length=length), [[], [1, 2], [1, 2, 3, 4, 5]]
+    requests = [Request(prompt(made, *prompts[seed % 3]), seed=seed) for seed in range(60)]
+    requests += [Request(prompt(made, *prompts[seed % 3]), ("image",), 1, seed=seed) for seed in range(30)]
+    requests += [Request(prompt(made, *prompts[seed % 2]), ("speech",), 1, seed=seed) for seed in range(30)]
+    longest, media = 0, 0
+    for request, ids in zip(requests, made.write(requests), strict=True):
+        assert len(request.prompt) + len(ids) <= length
+        state = made.automaton.advance_all([*request.prompt, *ids])
+        assert not state.modality
+        assert len(ids) > 1
+        longest = max(longest, len(request.prompt) + len(ids))
+        media += any(token in made.shortest for token in ids)
+    assert longest >= length - 2
+    assert media > 60
+
+
+def test_a_spent_budget_takes_the_smallest_sizes():
+    made = decoder()
+    ids = made.write([Request(prompt(made), ("image",), spans=1, max_tokens=1, seed=seed) for seed in range(5)])
+    assert [len(written) for written in ids] == [5] * 5
+
+
+def test_dropping_rows_keeps_what_was_read():
+    cache = KeyValueCache(5)
+    keys, values = torch.randn(2, 4, 2, 3, 6)
+    cache.update(keys, values, 0)
+    cache.advance(3)
+    cache.keep_rows(torch.tensor([1, 3]))
+    more = torch.randn(2, 2, 1, 6)
+    read = cache.update(more, more + 1, 0)
+    for held, whole, new in zip(read, (keys, values), (more, more + 1), strict=True):
+        assert torch.equal(held, torch.cat([whole[[1, 3]], new], 2))
 
 
 def test_sampling_follows_the_probabilities():
