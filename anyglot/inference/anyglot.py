@@ -23,8 +23,9 @@ TOKENIZERS = "tokenizers"  # folder in a checkpoint directory: text/ and one per
 
 @dataclass
 class Reply:
-    """What a model wrote: its ids and the parts they are. A part of a medium has `data` (media) and `codes`."""
+    """What a model wrote after `prompt`: its ids and the parts they are. A part of a medium has `data` and `codes`."""
 
+    prompt: list[int]
     ids: list[int]
     parts: list[Part]
 
@@ -34,8 +35,10 @@ class Anyglot:
 
     Args:
         model: a Hugging Face causal LM over the vocabulary's ids.
-        vocabulary, text, tokenizers: which belong together; modalities without a tokenizer cannot be read or written.
+        vocabulary, text, tokenizers: which belong together; one tokenizer for every modality of the vocabulary.
         sampling: settings per modality, "text" among them.
+    Raises:
+        MismatchError: they do not belong together, or a tokenizer is missing.
     """
 
     def __init__(
@@ -52,6 +55,9 @@ class Anyglot:
                 f"the model has {rows} ids, its vocabulary {vocabulary.size}; they do not belong together"
             )
         vocabulary.check({TEXT: text.fingerprint} | {name: t.fingerprint for name, t in tokenizers.items()})
+        for name in vocabulary.modality_names[1:]:
+            if name not in tokenizers:
+                raise MismatchError(f"the vocabulary has modality {name!r}, but no tokenizer for it was given")
         self.model = model.eval()
         self.vocabulary = vocabulary
         self.grammar = Grammar(vocabulary)
@@ -71,20 +77,16 @@ class Anyglot:
         Raises:
             AnyglotError: a piece is missing. MismatchError: the pieces do not belong together.
         """
-        import transformers
-
         directory = Path(directory)
         if not (directory / "config.json").is_file():
             raise AnyglotError(f"{directory}: no model here (config.json is missing); give a run's `model` folder")
         vocabulary = Vocabulary.load(directory)
         text = TextTokenizer.from_pretrained(directory / TOKENIZERS / TEXT)
         tokenizers = {name: load_tokenizer(directory / TOKENIZERS / name) for name in vocabulary.modality_names[1:]}
-        transformers.utils.logging.disable_progress_bar()  # of loading a single file
-        try:
-            model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype="auto").to(device)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise AnyglotError(f"{directory}: the model cannot be loaded ({reason}); restore or retrain it") from error
+        for tokenizer in tokenizers.values():
+            if isinstance(tokenizer, torch.nn.Module):
+                tokenizer.to(device)
+        model = _load_model(directory).to(device)
         made_with = getattr(model.config, "anyglot_vocabulary", vocabulary.fingerprint)
         vocabulary.require(made_with, str(directory / "model.safetensors"))
         return cls(model, vocabulary, text, tokenizers, sampling)
@@ -127,7 +129,10 @@ class Anyglot:
             for index, messages in enumerate(prompts)
         ]
         written = self.decoder.write(requests, on_token)
-        return [Reply(ids, self.read(request.prompt, ids)) for request, ids in zip(requests, written, strict=True)]
+        return [
+            Reply(request.prompt, ids, self.read(request.prompt, ids))
+            for request, ids in zip(requests, written, strict=True)
+        ]
 
     def read(self, prompt: Sequence[int], ids: Sequence[int]) -> list[Part]:
         """The parts that `ids` after `prompt` are, media decoded. Raises GrammarError for ids that are no document."""
@@ -146,13 +151,46 @@ class Anyglot:
     def _codes(self, part: Part) -> np.ndarray:
         if part.type == TEXT:
             return np.array(self.text.encode(part.text or ""), dtype=np.int64)
-        if part.codes is not None:
-            return part.codes
         tokenizer = self.tokenizers.get(part.type)
         if tokenizer is None:
             raise MediaError(
                 f"this model reads no {part.type!r}; it knows: {', '.join(self.vocabulary.modality_names)}"
             )
-        media = part.data if isinstance(part.data, np.ndarray) else tokenizer.read(part.path or part.data or b"")
-        codes: np.ndarray = tokenizer.encode([media])[0].numpy()
+        if part.codes is not None:
+            if part.tokenizer not in ("", tokenizer.fingerprint):
+                raise MismatchError(
+                    f"{part.type} codes were made by tokenizer {part.tokenizer}, this model's is "
+                    f"{tokenizer.fingerprint}; give the medium itself"
+                )
+            return part.codes
+        codes: np.ndarray = tokenizer.encode([media_of(tokenizer, part)])[0].numpy()
         return codes
+
+
+def media_of(tokenizer: ModalityTokenizer, part: Part) -> np.ndarray:
+    """A part's medium in memory, read with its tokenizer. Raises MediaError naming the file."""
+    if isinstance(part.data, np.ndarray):
+        return part.data
+    source = part.path if part.path is not None else part.data
+    if source is None:
+        raise MediaError(f"a part of modality {part.type!r} has neither a file nor data")
+    return tokenizer.read(source)
+
+
+def _load_model(directory: Path) -> Any:
+    """The language model of a directory, every weight of it out of the file. Raises AnyglotError."""
+    import transformers
+    from safetensors import SafetensorError
+
+    transformers.utils.logging.disable_progress_bar()  # of loading a single file
+    try:
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            directory, dtype="auto", output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise AnyglotError(f"{directory}: the model cannot be loaded ({reason}); restore or export it again") from error
+    if report["missing_keys"]:  # transformers would draw them at random
+        name = sorted(report["missing_keys"])[0]
+        raise AnyglotError(f"{directory}: its model.safetensors lacks {name}; restore or export it again")
+    return model
