@@ -181,7 +181,7 @@ class Checks:
             own_distance = float(((own.astype(np.float32).reshape(-1) - made) ** 2).mean())
             errors.append(own_distance)
             nearest = names[int(distances.argmin())]
-            answer.right = own_distance <= distances.min()
+            answer.right = bool(own_distance <= distances.min())
             answer.note = "nearest is its own" if answer.right else f"nearest: {nearest.replace('_', ' ')}"
         psnr = 10 * np.log10(255**2 / max(float(np.mean(errors)), 1e-9)) if errors else 0.0
         return {"nearest_is_right": _share(answers), "psnr": float(psnr)}
