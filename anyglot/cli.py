@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         "eval",
         _eval,
         "measure tokenizers and models as a config says",
-        "anyglot eval configs/demo/eval.yaml",
+        "anyglot eval demo/eval_lm names=8",
         "CONFIG [key=value ...]",
     )
     evaluate.add_argument("config", metavar="CONFIG", help="a YAML file")
@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         "inspect",
         _inspect,
         "show a tokenizer, vocabulary, token shard, checkpoint or document file",
-        "anyglot inspect runs/demo/tokens --document 3",
+        "anyglot inspect runs/demo/tokens/paired --document 3",
     )
     inspect.add_argument("path", type=Path, metavar="PATH", help="a file or directory")
     inspect.add_argument("--document", type=int, metavar="N", help="show document N; of shards, token by token")
