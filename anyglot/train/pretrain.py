@@ -97,7 +97,7 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
             f"{config.out}: its checkpoint was trained on data {state.fingerprint}, the config now gives "
             f"{batches.fingerprint}; give this run another `out`, or delete the old one"
         )
-    if not state.steps and not config.minutes:
+    if not config.minutes:
         state.steps = config.steps
 
     # ------------------------------------------------------------------ model and engine

@@ -54,6 +54,15 @@ def test_a_finished_run_is_not_repeated(one, config):
     assert (one / "log.jsonl").read_bytes() == before
 
 
+def test_a_finished_run_can_be_made_longer(one, config, folder):
+    out = folder / "longer"
+    shutil.copytree(one, out)
+    (out / "done.json").unlink()
+    train(config, 1, f"out={out}", "steps=10")
+    assert len(losses(out)) == 10
+    assert losses(out)[:8] == losses(one)
+
+
 def test_the_export_is_a_plain_hugging_face_model(one):
     import transformers
 
