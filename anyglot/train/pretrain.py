@@ -17,6 +17,7 @@ from torch import Tensor
 
 from anyglot.config import to_mapping, typed
 from anyglot.data.batches import BatchesConfig, PackedBatch, open_batches, single_pass
+from anyglot.data.mixture import Mixture
 from anyglot.data.shards import TokenStore
 from anyglot.errors import AnyglotError, ConfigError
 from anyglot.files import write_json
@@ -83,7 +84,6 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
     out, device = Path(config.out), local_device()
     dtype = compute_dtype(config.precision, device)
     batches = open_batches(config.data)
-    batches.mixture.require(config.steps * config.data.rows)
     vocabulary = batches.mixture.vocabulary
     heldout = {name: TokenStore(path, vocabulary) for name, path in config.heldout.items()}
     check_tokenizers(vocabulary, config.tokenizers)
@@ -99,6 +99,7 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
         )
     if not config.minutes:
         state.steps = config.steps
+    batches.mixture.require(state.steps * config.data.rows)
 
     # ------------------------------------------------------------------ model and engine
     language_model = LanguageModel(build_model(config.model, vocabulary.size, config.seed), config.z_loss)
@@ -126,7 +127,7 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
             # ---------------------------------------------------------- what is told, measured and kept
             state.step += 1
             state.seconds = time.monotonic() - began
-            _fix_steps(config, state)
+            _fix_steps(config, state, batches.mixture)
             last = state.step == state.steps
             log.advance(state.step, state.steps)
             if state.step % config.log_every == 0 or last:
@@ -207,7 +208,7 @@ def _micro_rows(config: PretrainConfig, world: int) -> int:
     return min(config.micro_rows or share, share)
 
 
-def _fix_steps(config: PretrainConfig, state: RunState) -> None:
+def _fix_steps(config: PretrainConfig, state: RunState, mixture: Mixture) -> None:
     """Turn the time budget into a number of steps, the same on all ranks, once the speed is known."""
     if state.steps:
         return
@@ -216,6 +217,7 @@ def _fix_steps(config: PretrainConfig, state: RunState) -> None:
     if state.step == CALIBRATED:
         per_step = (state.seconds - state.warm_seconds) / (CALIBRATED - WARM)
         state.steps = _by_rank_0(lambda: steps_within(config.minutes, state.seconds, state.step, per_step))
+        mixture.require(state.steps * config.data.rows)
 
 
 def _by_rank_0(compute: Callable[[], T]) -> T:
