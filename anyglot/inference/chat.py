@@ -2,11 +2,12 @@
 
 import codecs
 import mimetypes
-import shlex
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from anyglot.data.documents import Message, Part
 from anyglot.errors import AnyglotError, MediaError
@@ -16,44 +17,34 @@ from anyglot.lm.parser import Parser, SpanStart, TextDelta
 from anyglot.lm.vocabulary import TEXT
 
 HELP = """Type a message. A word @FILE attaches a file where it stands: what is this? @cat.png
+               @"my cat.png" has a blank in its name, @speech=cat.bin says what it is
 /to MODALITY   answer with this modality only (/to alone: whatever the model likes)
 /new           forget the conversation
 /quit          leave (as does end of input)"""
+ATTACHED = re.compile(r"""(?<!\S)@(?:(\w+)=)?(?:"([^"]+)"|(\S+))""")  # @FILE, @"a file", @modality=FILE
 OF_MIME = {"image": "image", "audio": "speech", "video": "video"}  # first half of a MIME type -> modality
 
 
 def parts_of(line: str) -> list[Part]:
-    """The parts of a typed message: its words, and its `@FILE` attachments in their places.
+    """The parts of a typed message: its words as they are, and its `@FILE` attachments in their places.
 
     `@modality=FILE` says of which modality a file is; else its suffix does. Raises MediaError naming the file.
     """
     parts: list[Part] = []
-    words: list[str] = []
-
-    def flush() -> None:
-        if words:
-            parts.append(Part(TEXT, text=" ".join(words)))
-            words.clear()
-
-    try:
-        tokens = shlex.split(line) if "@" in line else [line]
-    except ValueError:  # an apostrophe is no quotation here
-        tokens = line.split()
-    for token in tokens:
-        if not token.startswith("@") or token == "@":
-            words.append(token)
-            continue
-        modality, equals, name = token[1:].partition("=")
-        if not equals:
-            name = token[1:]
-            kind = (mimetypes.guess_type(name)[0] or "").split("/")[0]
-            if kind not in OF_MIME:
-                raise MediaError(f"{name}: its suffix does not tell a modality; write @MODALITY={name}")
-            modality = OF_MIME[kind]
-        flush()
+    end = 0
+    for match in ATTACHED.finditer(line):
+        parts += _words(line[end : match.start()])
+        name, end = match[2] or match[3], match.end()
+        kind = (mimetypes.guess_type(name)[0] or "").split("/")[0]
+        modality = match[1] or OF_MIME.get(kind)
+        if modality is None:
+            raise MediaError(f"{name}: its suffix does not tell a modality; write @MODALITY={name}")
         parts.append(make_part(modality, name))
-    flush()
-    return parts
+    return parts + _words(line[end:])
+
+
+def _words(text: str) -> list[Part]:
+    return [Part(TEXT, text=text.strip())] if text.strip() else []
 
 
 def run(checkpoint: Path, out: Path, seed: int, overrides: Sequence[str]) -> None:
@@ -81,22 +72,31 @@ def run(checkpoint: Path, out: Path, seed: int, overrides: Sequence[str]) -> Non
         elif word == "/new":
             messages = []
         elif word == "/to":
-            to = argument.strip() or None
+            wanted, known = argument.strip() or None, model.vocabulary.modality_names
+            if wanted in (None, *known):
+                to = wanted
+            else:
+                console.print(f"this model writes no {wanted!r}; it knows: {', '.join(known)}", markup=False)
         elif word.startswith("/"):
             console.print(f"no command {word}; /help lists them", markup=False)
         else:
             try:
-                said = [*messages, Message("user", parts_of(line))]
+                said = [*messages, Message("user", [_read(model, part) for part in parts_of(line)])]
                 (reply,) = model.write([said], to, config.max_tokens, seed + answers, _teller(model, said, console))
             except AnyglotError as error:  # the conversation goes on as if the line had not been typed
-                console.print(f"[red]{error}[/]", highlight=False)
+                console.print(f"[red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
                 continue
             for number, part in enumerate(reply.parts):
                 if part.type != TEXT:
                     path = write_part(model, part, out, f"{answers:02d}-{number}-{part.type}")
-                    console.print(f"[bold]{part.type}[/]  {path}")
+                    console.print(f"[bold]{part.type}[/]  {escape(str(path))}", highlight=False, soft_wrap=True)
             answers += 1
             messages = [*said, Message("assistant", reply.parts)]
+
+
+def _read(model: Anyglot, part: Part) -> Part:
+    """A part with its codes: a file is read once, and may be gone when the next message is typed."""
+    return part if part.type == TEXT else Part(part.type, codes=model.encode([part])[0].codes)
 
 
 def _teller(model: Anyglot, messages: Sequence[Message], console: Console) -> Callable[[int, int], None]:
@@ -109,11 +109,10 @@ def _teller(model: Anyglot, messages: Sequence[Message], console: Console) -> Ca
     def tell(_index: int, token: int) -> None:
         for event in parser.feed([token]):
             if isinstance(event, TextDelta):
-                text = decoder.decode(model.text.to_bytes(event.ids))
-                console.print(text, end="", markup=False, highlight=False)
+                console.out(decoder.decode(model.text.to_bytes(event.ids)), end="", highlight=False)
             elif isinstance(event, SpanStart):
                 console.print(f"\n[dim]writing {event.modality} ...[/]")
         if token in (model.vocabulary.eos, model.vocabulary.end_of_turn):
-            console.print()
+            console.out(decoder.decode(b"", final=True), highlight=False)
 
     return tell

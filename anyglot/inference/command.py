@@ -31,6 +31,16 @@ class GenerateConfig:
     sampling: dict[str, SamplingConfig] = field(default_factory=dict)
     max_tokens: int = 2048
 
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ConfigError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+        _ = self.default  # raises ConfigError for what cannot be
+
+    @property
+    def default(self) -> SamplingConfig:
+        """The settings of modalities that have none of their own."""
+        return SamplingConfig(self.temperature, self.top_k, self.top_p)
+
 
 def load_config(overrides: Sequence[str]) -> GenerateConfig:
     """Settings from `key=value` words."""
@@ -47,7 +57,7 @@ def load_model(checkpoint: Path, config: GenerateConfig) -> Anyglot:
         if name not in model.vocabulary.modality_names:
             known = ", ".join(model.vocabulary.modality_names)
             raise ConfigError(f"sampling.{name}: this model has no such modality; it has: {known}")
-    model.decoder.default = SamplingConfig(config.temperature, config.top_k, config.top_p)
+    model.decoder.default = config.default
     return model
 
 
@@ -84,6 +94,7 @@ def generate(
 ) -> None:
     """Continue the document that `parts`, as (modality, text or file), begin; write and name each part that follows."""
     from rich.console import Console
+    from rich.markup import escape
 
     config = load_config(overrides)
     prompt = [make_part(modality, value) for modality, value in parts]
@@ -92,8 +103,8 @@ def generate(
     console = Console()
     for number, part in enumerate(reply.parts):
         path = write_part(model, part, out, f"{number:02d}-{part.type}")
-        console.print(f"[bold]{part.type}[/]  {path}")
+        console.print(f"[bold]{part.type}[/]  {escape(str(path))}", highlight=False, soft_wrap=True)
         if part.type == TEXT:
-            console.print(part.text, markup=False, highlight=False)
+            console.out(part.text, highlight=False)
     if not reply.parts:
         console.print("the model ended the document without writing anything")
