@@ -1,5 +1,6 @@
 """The machine a run is on: its device, whether bf16 is fast there, and the matmul rate it reaches."""
 
+import os
 import time
 
 import torch
@@ -11,8 +12,6 @@ PRECISIONS = ("auto", "bf16", "fp32")
 
 def local_device() -> torch.device:
     """This process' accelerator, chosen by LOCAL_RANK, or the CPU."""
-    import os
-
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     return torch.device("cpu")

@@ -1,8 +1,9 @@
 """DeepSpeed, called directly: process group and engine. Its traps are answered here and nowhere else."""
 
+import difflib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,24 @@ import torch
 from torch import nn
 
 from anyglot.errors import ConfigError
+
+EXTRA = (  # DeepSpeed's settings that may be given; it ignores a mistyped one in silence
+    "zero_optimization", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "communication_data_type",
+    "data_types", "checkpoint", "aio", "compile", "comms_logger", "flops_profiler", "wall_clock_breakdown",
+    "memory_breakdown", "steps_per_print", "dump_state", "disable_python_gc", "log_level",
+)  # fmt: skip
+OURS = {  # DeepSpeed's name -> ours, for what the loop or the config decides itself
+    "train_batch_size": "data.rows",
+    "train_micro_batch_size_per_gpu": "micro_rows",
+    "gradient_accumulation_steps": "micro_rows",
+    "gradient_clipping": "engine.gradient_clip",
+    "bf16": "precision",
+    "fp16": "precision",
+    "torch_autocast": "precision",
+    "optimizer": "engine.learning_rate, beta1, beta2 and weight_decay",
+    "scheduler": "schedule",
+    "activation_checkpointing": "activation_checkpointing",
+}
 
 
 @dataclass
@@ -33,6 +52,20 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.zero_stage not in (0, 1, 2, 3):
             raise ConfigError(f"engine.zero_stage is {self.zero_stage}; valid: 0, 1, 2, 3")
+        for key in self.deepspeed:
+            if key in OURS:
+                raise ConfigError(f"engine.deepspeed.{key} has a setting of its own here; use {OURS[key]}")
+            if key not in EXTRA:
+                nearest = difflib.get_close_matches(key, EXTRA, n=1)
+                hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid: {', '.join(EXTRA)}"
+                raise ConfigError(f"engine.deepspeed: unknown key {key!r}; {hint}")
+        zero = self.deepspeed.get("zero_optimization", {})
+        if not isinstance(zero, dict):
+            raise ConfigError(f"engine.deepspeed.zero_optimization is {zero!r}, must be a mapping")
+        if "stage" in zero:
+            raise ConfigError(
+                "engine.deepspeed.zero_optimization.stage has a setting of its own; use engine.zero_stage"
+            )
 
 
 @contextmanager
@@ -44,14 +77,19 @@ def process_group() -> Iterator[tuple[int, int]]:
 
     # On a CPU this op would be compiled for minutes, and a killed compile leaves a lock that hangs every later run.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    ours: dict[str, str] = {}
     if "RANK" not in os.environ:  # no launcher: one process
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
+        ours = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+        ours["MASTER_PORT"] = _free_port()
+    os.environ.update(ours)
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
     try:
         yield dist.get_rank(), dist.get_world_size()
         dist.barrier()  # without it gloo now and then aborts at exit
     finally:
         dist.destroy_process_group()
+        for name in ours:  # a process started from here is not a rank of this run
+            os.environ.pop(name, None)
 
 
 def build_engine(
@@ -61,13 +99,18 @@ def build_engine(
 
     Gradients are summed over micro-batches and ranks, not averaged: divide the loss by what the whole batch counts,
     and multiply it by `loss_scale(engine)`. universal: it is about to load a universal checkpoint.
+    Raises ConfigError if DeepSpeed refuses `config.deepspeed`.
     """
     import deepspeed
 
+    optimizer = _optimizer(module, config)
+    clip_here = config.zero_stage == 0 and dtype == torch.float32  # there DeepSpeed clips, but tells no norm
+    if clip_here:
+        optimizer.register_step_pre_hook(_clipping(config.gradient_clip))
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_rows,
         "zero_optimization": {"stage": config.zero_stage},
-        "gradient_clipping": config.gradient_clip,
+        "gradient_clipping": 0.0 if clip_here else config.gradient_clip,
         "bf16": {"enabled": dtype == torch.bfloat16},
         "managed_gradient_accumulation": False,
         "steps_per_print": 10**9,
@@ -75,12 +118,15 @@ def build_engine(
     }
     if config.zero_stage < 3:  # ZeRO-3 knows averages only
         settings["gradient_allreduce_op"] = "sum"
-    unknown = set(config.deepspeed) & {"train_micro_batch_size_per_gpu", "gradient_clipping", "bf16"}
-    if unknown:
-        raise ConfigError(f"engine.deepspeed.{unknown.pop()} has a setting of its own; use that")
-    for key, value in config.deepspeed.items():
-        settings[key] = {**settings[key], **value} if isinstance(settings.get(key), dict) else value
-    engine, *_ = deepspeed.initialize(model=module, optimizer=_optimizer(module, config), config=settings)
+    try:
+        for key, value in config.deepspeed.items():
+            settings[key] = {**settings[key], **value} if isinstance(settings.get(key), dict) else value
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)
+    except (ValueError, TypeError) as error:  # pydantic's errors are ValueErrors
+        if not config.deepspeed:
+            raise
+        reason = "; ".join(line.strip() for line in str(error).splitlines()[:3])
+        raise ConfigError(f"engine.deepspeed: DeepSpeed refuses it: {reason}") from error
     return engine
 
 
@@ -103,6 +149,16 @@ def _optimizer(module: nn.Module, config: EngineConfig) -> torch.optim.Optimizer
     ]
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=betas)
+
+
+def _clipping(largest: float) -> Callable[..., None]:
+    """A hook before an optimiser's step: clips the global norm, and leaves it where DeepSpeed looks for it."""
+
+    def clip(optimizer: Any, *_: Any) -> None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        optimizer._global_grad_norm = nn.utils.clip_grad_norm_(parameters, largest or float("inf"))
+
+    return clip
 
 
 def _free_port() -> str:
