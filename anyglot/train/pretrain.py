@@ -69,6 +69,11 @@ class PretrainConfig:
     save_every: int = 200
     keep: int = 2
 
+    def __post_init__(self) -> None:
+        for name in ("log_every", "evaluate_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+
 
 def run(mapping: dict[str, Any], where: str) -> None:
     """Train as the config says, going on where an earlier run of it stopped. A finished run is not repeated."""

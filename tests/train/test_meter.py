@@ -1,0 +1,89 @@
+"""What a run logs, held against hand-computed values."""
+
+from math import log
+
+import numpy as np
+import pytest
+import torch
+
+from anyglot.errors import ConfigError
+from anyglot.lm.vocabulary import Vocabulary
+from anyglot.tokenizers.spec import Axis, CodeSpec
+from anyglot.train import meter as meters
+from anyglot.train.meter import GroupSums, Meter, token_groups
+from tests.train.groups import one_process
+
+IMAGE = CodeSpec("image", (4,), (Axis("height", "sized", 2), Axis("width", "sized", 2)))
+SPEECH = CodeSpec("speech", (2, 3), (Axis("time", "open", 5),))
+VOCABULARY = Vocabulary.build(5, "t", [(IMAGE, "i"), (SPEECH, "s")], max_size=2)
+START = {block.name: block.start for block in VOCABULARY.blocks}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def group():
+    with one_process():
+        yield
+
+
+def test_every_id_has_one_group():
+    groups, names = token_groups(VOCABULARY)
+    found = {name: np.flatnonzero(groups.numpy() == index).tolist() for index, name in enumerate(names)}
+    image, speech = START["image.0"], START["speech.0"]
+    assert found["text"] == [0, 1, 2, 3, 4]
+    assert found["image"] == [image, image + 1, image + 2, image + 3]
+    assert found["speech"] == list(range(speech, speech + 5))
+    assert found["structure"] == [
+        token for token in range(VOCABULARY.size) if token not in found["text"] + found["image"] + found["speech"]
+    ]
+    assert VOCABULARY.opener("image") in found["structure"]
+
+
+def test_bits_are_means_per_group_of_what_counts():
+    sums = GroupSums(VOCABULARY, CPU)
+    labels = torch.tensor([[1, START["image.0"], START["image.0"] + 3, -100], [VOCABULARY.eos, 2, 3, -100]])
+    nll = torch.tensor([1.0, 2.0, 4.0, 99.0, 5.0, 3.0, 77.0, 99.0])
+    weights = torch.tensor([[1.0, 0.5, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
+    sums.add(labels, nll, weights)
+    bits = sums.bits()
+    assert bits == pytest.approx({"bits/text": 2 / log(2), "bits/image": 3 / log(2), "bits/structure": 5 / log(2)})
+    assert sums.bits() == {}  # it starts anew
+
+
+def test_weights_of_modalities_multiply_the_loss_weights():
+    meter = Meter(VOCABULARY, {"speech": 0.5, "structure": 0.25}, 1.0, 1.0, CPU)
+    labels = torch.tensor([[0, START["speech.1"], VOCABULARY.bos, START["image.0"], -100]])
+    weights = torch.tensor([[1.0, 1.0, 1.0, 3.0, 0.0]])
+    assert meter.weighted(labels, weights).tolist() == [[1.0, 0.5, 0.25, 3.0, 0.0]]
+
+
+def test_an_unknown_modality_s_weight_is_refused():
+    with pytest.raises(ConfigError, match="modality_weights.video: valid names are text, image, speech, structure"):
+        Meter(VOCABULARY, {"video": 1.0}, 1.0, 1.0, CPU)
+
+
+def test_scalars_are_means_since_they_were_last_asked(monkeypatch):
+    clock = iter([10.0, 12.0, 100.0, 102.0, 200.0, 201.0])
+    monkeypatch.setattr(meters.time, "monotonic", lambda: next(clock))
+    meter = Meter(VOCABULARY, {}, flops_per_token=6.0, peak=48.0, device=CPU)
+    labels = torch.tensor([[START["speech.0"], START["speech.1"], START["speech.1"] + 2, -100]])
+    weights = torch.tensor([[1.0, 1.0, 0.0, 0.0]])  # the third bears no loss, so it was no target
+    for loss, norm in ((3.0, 1.0), (1.0, 2.0)):
+        meter.begin()
+        meter.add(labels, torch.full((4,), log(2)), weights)
+        meter.step(loss, norm, torch.tensor([[0, 0, 1, -1]]))
+    values = meter.scalars()
+    assert (values["loss"], values["gradient_norm"]) == (2.0, 1.5)
+    assert values["tokens_per_second"] == 6 / 4  # 3 of 4 places, twice, in 2 + 2 seconds; not the time between steps
+    assert values["padding"] == 0.25
+    assert values["utilisation"] == 8 / 4 * 6 / 48
+    assert values["bits/speech"] == pytest.approx(1.0)
+    assert values["codes_seen/speech.0"] == 1 / 2
+    assert values["codes_seen/speech.1"] == pytest.approx(1 / 3)
+    assert values["codes_seen/image.0"] == 0
+    meter.begin()
+    meter.add(labels + 0, torch.full((4,), 1.0), torch.tensor([[0.0, 0.0, 1.0, 0.0]]))
+    meter.step(7.0, 5.0, torch.tensor([[0, 0, 0, 0]]))
+    values = meter.scalars()
+    assert (values["loss"], values["tokens_per_second"], values["padding"]) == (7.0, 4.0, 0.0)
+    assert values["codes_seen/speech.1"] == pytest.approx(2 / 3)  # since the start
