@@ -27,7 +27,7 @@ from typing import Any
 from anyglot import assets
 from anyglot.config import to_mapping, typed
 from anyglot.data.corpora import names, pictures, synthesis, tasks, wikipedia
-from anyglot.data.corpora.progress import FetchProgress
+from anyglot.data.progress import JobProgress
 from anyglot.errors import ConfigError
 from anyglot.files import atomic_path, write_json
 
@@ -79,7 +79,7 @@ def run(mapping: dict[str, Any], out: Path, where: str) -> None:
         leftover.unlink()  # half-written files of a run that was killed
     bases = [name for name in named.values() if name.is_base]
     chosen = bases[: config.spoken]
-    with FetchProgress(out, {"pictures": len(named), "spoken names": len(chosen)}) as progress:
+    with JobProgress(out, {"pictures": len(named), "spoken names": len(chosen)}) as progress:
         _draw(named, folders, workers, progress)
         spoken = _speak(chosen, config, out / "speech", workers, progress)
     if len(spoken) < len(chosen):
@@ -126,7 +126,7 @@ def _names() -> dict[str, names.Name]:
     return dict(sorted(drawings.values(), key=lambda item: names.unit_hash(item[1].text, "order")))
 
 
-def _draw(named: dict[str, names.Name], folders: dict[int, Path], workers: int, progress: FetchProgress) -> None:
+def _draw(named: dict[str, names.Name], folders: dict[int, Path], workers: int, progress: JobProgress) -> None:
     jobs = [
         (member, [(folder / f"{name.stem}.png", size) for size, folder in folders.items()])
         for member, name in named.items()
@@ -136,7 +136,7 @@ def _draw(named: dict[str, names.Name], folders: dict[int, Path], workers: int, 
 
 
 def _speak(
-    chosen: list[names.Name], config: DemoCorpus, folder: Path, workers: int, progress: FetchProgress
+    chosen: list[names.Name], config: DemoCorpus, folder: Path, workers: int, progress: JobProgress
 ) -> list[names.Name]:
     """Speak the names; returns those that have a recording."""
     package = assets.extract("hibari-tts").parent

@@ -1,4 +1,4 @@
-"""How far a fetch is: bars for people, `log.jsonl` for programs, in the form that training writes."""
+"""How far a long job is: bars for people, `log.jsonl` for programs, in the form that training writes."""
 
 import json
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 
-class FetchProgress:
+class JobProgress:
     """Use as a context manager.
 
     Args:
@@ -27,7 +27,7 @@ class FetchProgress:
         self._path = out / "log.jsonl"
         self._began = self._logged = time.monotonic()
 
-    def __enter__(self) -> "FetchProgress":
+    def __enter__(self) -> "JobProgress":
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text("")
         self._bars.start()
@@ -48,3 +48,7 @@ class FetchProgress:
             line = {"step": step, "steps": self._steps, "time": round(now - self._began, 3)}
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+
+    def advance(self, task: str, items: int) -> None:
+        """Say that `items` more of a task are finished."""
+        self.reach(task, self._done[task] + items)
