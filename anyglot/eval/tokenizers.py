@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from anyglot.config import typed
-from anyglot.data.documents import Document, Part
-from anyglot.data.readers import read, slices
-from anyglot.errors import AnyglotError
+from anyglot.data.documents import Document
+from anyglot.errors import AnyglotError, ConfigError
+from anyglot.eval.documents import load_documents, parts_of, text_of
 from anyglot.files import write_json
+from anyglot.inference.anyglot import media_of
 from anyglot.tokenizers.base import ModalityTokenizer, load_tokenizer
 
 
@@ -35,6 +36,11 @@ class TokenizersEval:
     usage_items: int = 1000
     keep: int = 8
 
+    def __post_init__(self) -> None:
+        for modality in self.tokenizers:
+            if modality not in self.files:
+                raise ConfigError(f"files.{modality} is not set; name documents to measure tokenizers.{modality} on")
+
 
 @dataclass
 class Item:
@@ -52,7 +58,9 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
     samples: dict[str, list[dict[str, str]]] = {}
     for modality, directory in config.tokenizers.items():
         tokenizer = load_tokenizer(directory)
-        documents = [d for path in config.files[modality] for d in _documents(path)]
+        if tokenizer.modality != modality:
+            raise ConfigError(f"tokenizers.{modality}: {directory} holds a tokenizer of {tokenizer.modality}")
+        documents = load_documents(config.files[modality])
         measured = _items(tokenizer, [d for d in documents if d.split == config.split], config.items)
         others = _items(tokenizer, [d for d in documents if d.split != config.split], config.usage_items)
         if not measured:
@@ -67,28 +75,11 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
     return metrics
 
 
-def _documents(path: str) -> list[Document]:
-    return [item for part in slices(path) for item in read(part) if isinstance(item, Document)]
-
-
 def _items(tokenizer: ModalityTokenizer, documents: Sequence[Document], limit: int) -> list[Item]:
     """The documents' media of the tokenizer's modality, the first `limit` (0: all)."""
-    items: list[Item] = []
-    for document in documents:
-        parts = [part for message in document.turns for part in message.parts]
-        text = " ".join(part.text or "" for part in parts if part.type == "text")
-        for part in parts:
-            if part.type == tokenizer.modality and not (limit and len(items) >= limit):
-                items.append(Item(_media(tokenizer, part), text or document.id))
-    return items
-
-
-def _media(tokenizer: ModalityTokenizer, part: Part) -> np.ndarray:
-    if isinstance(part.data, np.ndarray):
-        return part.data
-    source = part.path if part.path is not None else part.data
-    assert source is not None
-    return tokenizer.read(source)
+    found = [(d, part) for d in documents for part in parts_of(d) if part.type == tokenizer.modality]
+    chosen = found[:limit] if limit else found
+    return [Item(media_of(tokenizer, part), text_of(document) or document.id) for document, part in chosen]
 
 
 def _write_pairs(tokenizer: ModalityTokenizer, items: Sequence[Item], out: Path) -> list[dict[str, str]]:
@@ -101,6 +92,7 @@ def _write_pairs(tokenizer: ModalityTokenizer, items: Sequence[Item], out: Path)
             kind: f"media/{tokenizer.modality}-{number}-{kind}{tokenizer.suffix}" for kind in ("original", "decoded")
         }
         tokenizer.write(item.media, out / names["original"])
-        tokenizer.write(again, out / names["decoded"])
+        own_size = tuple(slice(length) for length in item.media.shape)  # tokenizers pad at the end of an axis
+        tokenizer.write(again[own_size], out / names["decoded"])
         pairs.append({"label": item.text, **names})
     return pairs

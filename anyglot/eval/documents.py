@@ -1,0 +1,39 @@
+"""The documents that an evaluation asks about, and their parts."""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from anyglot.data.documents import Document, Part
+from anyglot.data.readers import Problem, read, slices
+from anyglot.lm.vocabulary import TEXT
+
+logger = logging.getLogger(__name__)
+
+
+def load_documents(files: Iterable[str | Path]) -> list[Document]:
+    """All documents of files, in order. Records that cannot be read are reported and left out."""
+    found: list[Document] = []
+    for file in files:
+        for piece in slices(file):
+            for item in read(piece):
+                if isinstance(item, Problem):
+                    logger.warning("left out of the evaluation: %s: %s", item.where, item.reason)
+                else:
+                    found.append(item)
+    return found
+
+
+def parts_of(document: Document) -> list[Part]:
+    """All parts of a document, in order."""
+    return [part for message in document.turns for part in message.parts]
+
+
+def part_of(document: Document, modality: str) -> Part | None:
+    """The first part of a modality, if there is one."""
+    return next((part for part in parts_of(document) if part.type == modality), None)
+
+
+def text_of(document: Document) -> str:
+    """What a document says in words: its texts, joined by blanks."""
+    return " ".join(part.text or "" for part in parts_of(document) if part.type == TEXT)
