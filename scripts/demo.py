@@ -71,7 +71,7 @@ def steps_of(minutes: float, out: Path) -> list[Step]:
     measure = ["eval", "demo/eval_tokenizers", *elsewhere, f"items={2 * asked}"]
     ask = ["eval", "demo/eval_lm", *elsewhere, f"names={asked}"]
     return [
-        Step("data", "fetch pictures, speech and text", data, out / "data" / "text.jsonl"),
+        Step("data", "fetch pictures, speech and text", data, out / "data" / "corpus.json", out / "data"),
         train("image"),
         train("speech"),
         train("text"),
@@ -79,7 +79,7 @@ def steps_of(minutes: float, out: Path) -> list[Step]:
         train("lm"),
         train("lm_shuffled"),
         Step("eval_tokenizers", "measure the tokenizers", measure, out / "eval" / "tokenizers" / "metrics.json"),
-        Step("eval_lm", "generate in every direction", ask, out / "eval" / "lm" / "metrics.json"),
+        Step("eval_lm", "generate in every direction", ask, out / "eval" / "lm" / "metrics.json", out / "eval" / "lm"),
     ]
 
 
@@ -103,9 +103,10 @@ def main() -> None:
 
 def run(step: Step, steps: list[Step], out: Path, live: Live) -> None:
     """Run one step's command, showing its progress; on failure say how to see why and stop."""
-    step.state, began = "running", time.monotonic()
-    log = out / "logs" / f"{step.name}.log"
+    log, spent = (out / "logs" / f"{step.name}{suffix}" for suffix in (".log", ".seconds"))
     log.parent.mkdir(parents=True, exist_ok=True)
+    earlier = float(spent.read_text()) if spent.exists() else 0.0  # of attempts that were interrupted
+    step.state, began = "running", time.monotonic() - earlier
     if not live.console.is_terminal:
         live.console.print(f"{step.title}: {step.command}", highlight=False)
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
@@ -122,11 +123,12 @@ def run(step: Step, steps: list[Step], out: Path, live: Live) -> None:
         except KeyboardInterrupt:
             process.terminate()
             process.wait()
+            spent.write_text(f"{time.monotonic() - began:.1f}\n")
             live.stop()
             sys.exit("interrupted; what was finished is kept, run the same command again to go on")
     step.seconds = time.monotonic() - began
     step.state = "failed" if process.returncode else "done"
-    (out / "logs" / f"{step.name}.seconds").write_text(f"{step.seconds:.1f}\n")
+    spent.write_text(f"{step.seconds:.1f}\n")
     if live.console.is_terminal:
         live.update(table(steps), refresh=True)
     else:
