@@ -187,9 +187,9 @@ def test_a_budget_becomes_steps_and_is_kept(documents, tmp_path, monkeypatch):
     assert took < 60  # six seconds, on any machine that is not ten times slower in its second half
 
 
-def test_a_budget_is_estimated_again_until_half_time():
-    assert [step for step in range(1, 1000) if _estimates(step, UNKNOWN)] == [16, 32, 64, 128, 256, 512]
-    assert [step for step in range(1, 1000) if _estimates(step, 300)] == [16, 32, 64, 128]
+def test_a_budget_is_estimated_again_until_two_thirds():
+    assert [step for step in range(1, 200) if _estimates(step, UNKNOWN)] == [16, 24, 32, 48, 64, 96, 128, 192]
+    assert [step for step in range(1, 1000) if _estimates(step, 300)] == [16, 24, 32, 48, 64, 96, 128, 192]
 
 
 def test_bad_settings_are_refused(documents, tmp_path):
