@@ -14,6 +14,8 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e ".[eval,dev]"
+	$(BIN)/python -m pip install --quiet -e ".[pesq]" > $(VENV)/pesq.log 2>&1 || \
+		echo "pesq cannot be built (it needs a C compiler and Python's headers; see $(VENV)/pesq.log): PESQ is left out"
 	touch $(READY)
 
 demo: $(READY)

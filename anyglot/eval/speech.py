@@ -3,11 +3,13 @@
 Everything is measured on what a user gets: sounds out of `decode(encode(sound))`, cut to the length of the original.
 """
 
+import logging
 import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ import torch
 from anyglot import assets
 from anyglot.tokenizers.speech import SpeechTokenizer
 
+Metric = Callable[[np.ndarray, np.ndarray, int], float | None]
 LISTENING_RATE = 16000  # Hz, of Whisper and of PESQ's wide band
 
 
@@ -34,7 +37,8 @@ def evaluate(
         wer_original, wer_decoded_heldout: corpus word error rate of the recogniser before and after coding.
         kbps: bitrate at most. codes_per_second: all levels. items: sounds measured.
         pesq, stoi: means over the sounds where they could be computed; pesq_failures, stoi_failures: how many could
-        not. A figure that could not be computed for any sound is absent. codebook_usage: share of the codes that
+        not. A figure that could not be computed for any sound is absent, and PESQ where it is not installed (a
+        warning says so). codebook_usage: share of the codes that
         occur, mean over levels; usage_level_<n> of each. code_entropy_bits: of one code, mean over levels.
     """
     transcribe = transcribe or Transcriber()
@@ -50,12 +54,20 @@ def evaluate(
         "codes_per_second": spec.rate * len(spec.levels),
         "items": float(len(sounds)),
     }
-    for name, metric in (("pesq", pesq), ("stoi", stoi)):
+    for name, metric in _metrics():
         score = mean_score(metric, sounds, decoded, rate)
         result[f"{name}_failures"] = float(score.failures)
         if score.mean is not None:
             result[name] = score.mean
     return result | _usage(tokenizer.encode(usage_of) if len(usage_of) else codes, spec.levels)
+
+
+def _metrics() -> list[tuple[str, Metric]]:
+    """The metrics that this installation has."""
+    if find_spec("pesq"):
+        return [("pesq", pesq), ("stoi", stoi)]
+    logging.getLogger(__name__).warning("PESQ is not measured: pip install 'anyglot[pesq]' (it needs a C compiler)")
+    return [("stoi", stoi)]
 
 
 class Transcriber:
@@ -112,7 +124,7 @@ class Score:
 
 
 def mean_score(
-    metric: Callable[[np.ndarray, np.ndarray, int], float | None],
+    metric: Metric,
     originals: Sequence[np.ndarray],
     decoded: Sequence[np.ndarray],
     sample_rate: int,
