@@ -1,5 +1,6 @@
 """The decoder-only model over the token stream: any Hugging Face causal LM, seen as hidden states and a head."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 
 from anyglot.errors import ConfigError
 from anyglot.lm.loss import BlockwiseCrossEntropy, TokenLoss
+from anyglot.lm.vocabulary import Vocabulary
+
+OWN = 0.3  # share of the variance of a code's first embedding that is not its codebook vector's
 
 
 @dataclass
@@ -74,6 +78,27 @@ def build_model(config: ModelConfig, vocabulary_size: int, seed: int = 0) -> Any
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return transformers.Qwen3ForCausalLM(architecture)
+
+
+@torch.no_grad()
+def initialise_codes(model: Any, vocabulary: Vocabulary, codebooks: Mapping[str, Sequence[Tensor]], seed: int) -> None:
+    """Begin the embeddings of codes as a random projection of their codebook vectors, so that like codes begin alike.
+
+    The size stays that of the model's own initialisation; `OWN` of each row remains its own.
+
+    Args:
+        codebooks: modality -> vectors `[size, dim]` of each level.
+    """
+    rows = model.get_input_embeddings().weight
+    generator = torch.Generator().manual_seed(seed)
+    for name, levels in codebooks.items():
+        for level, vectors in enumerate(levels):
+            block = vocabulary.named_blocks[f"{name}.{level}"]
+            own = rows[block.start : block.end]
+            centred = (vectors - vectors.mean(0)).float().cpu()
+            projected = centred @ torch.randn(centred.shape[1], rows.shape[1], generator=generator)
+            projected *= own.std() / projected.std().clamp(min=1e-9)
+            own.copy_(OWN**0.5 * own + (1 - OWN) ** 0.5 * projected)
 
 
 def block_mask(document_ids: Tensor) -> Tensor:

@@ -55,6 +55,10 @@ class ModalityTokenizer(Protocol):
         """Media, one per code array."""
         ...
 
+    def codebooks(self) -> list["Tensor"]:
+        """The vectors of every level's codes, `[size, dim]`: codes that are alike have vectors that are."""
+        ...
+
     def save_pretrained(self, directory: str | Path) -> None: ...
 
     @classmethod

@@ -128,6 +128,10 @@ class ImageTokenizer(nn.Module):
         with atomic_path(path) as temporary:
             Image.fromarray(media).save(temporary)
 
+    def codebooks(self) -> list[Tensor]:
+        """The vectors of every level's codes, `[size, dim]`."""
+        return quantizers.codebooks(self.quantizer)
+
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the tokenizer directory and take its fingerprint."""
         config = to_mapping(self.config)

@@ -203,6 +203,10 @@ class SpeechTokenizer(nn.Module):
         with atomic_path(path) as temporary:
             soundfile.write(str(temporary), np.clip(media, -1.0, 1.0), self.config.sample_rate, subtype="PCM_16")
 
+    def codebooks(self) -> list[Tensor]:
+        """The vectors of every level's codes, `[size, dim]`."""
+        return quantizers.codebooks(self.quantizer)
+
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the tokenizer directory and take its fingerprint."""
         config = to_mapping(self.config)

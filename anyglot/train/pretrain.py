@@ -21,7 +21,9 @@ from anyglot.data.mixture import Mixture
 from anyglot.data.shards import TokenStore
 from anyglot.errors import AnyglotError, ConfigError
 from anyglot.files import write_json
-from anyglot.lm.model import LanguageModel, ModelConfig, build_model, flops_per_token
+from anyglot.lm.model import LanguageModel, ModelConfig, build_model, flops_per_token, initialise_codes
+from anyglot.lm.vocabulary import TEXT
+from anyglot.tokenizers.base import load_tokenizer
 from anyglot.train import checkpoint as checkpoints
 from anyglot.train.checkpoint import RunState
 from anyglot.train.device import compute_dtype, local_device, matmul_flops
@@ -42,7 +44,8 @@ class PretrainConfig:
     out: folder of the run; `<out>/model` is its result. data: the training mixture.
     heldout: name -> token store, evaluated every `evaluate_every` steps on `evaluate_batches` batches (0: all).
     tokenizers: "text" or modality -> directory; they are copied into the result, which needs them to read and write.
-    modality_weights: loss weight of a modality's codes ("structure": of the ids around them), 1 where not named.
+    codebook_embeddings: begin the embeddings of codes from their tokenizers' codebook vectors, so that like codes begin
+    alike. modality_weights: loss weight of a modality's codes ("structure": of the ids around them), 1 where not named.
     micro_rows: rows that a process computes at once, 0 for all of its share.
     steps: how many, unless minutes > 0 gives a time budget; then they are fixed once the speed has been measured.
     """
@@ -55,6 +58,7 @@ class PretrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    codebook_embeddings: bool = True
     modality_weights: dict[str, float] = field(default_factory=dict)
     z_loss: float = 1e-4
     micro_rows: int = 0
@@ -108,6 +112,10 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
 
     # ------------------------------------------------------------------ model and engine
     language_model = LanguageModel(build_model(config.model, vocabulary.size, config.seed), config.z_loss)
+    media = {name: load_tokenizer(path) for name, path in config.tokenizers.items() if name != TEXT}
+    if config.codebook_embeddings and not found:
+        codebooks = {name: tokenizer.codebooks() for name, tokenizer in media.items()}
+        initialise_codes(language_model.model, vocabulary, codebooks, config.seed)
     if config.activation_checkpointing:
         language_model.model.gradient_checkpointing_enable({"use_reentrant": False})
     flops = flops_per_token(language_model.model, config.data.length)

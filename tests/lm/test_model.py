@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from anyglot.errors import ConfigError
-from anyglot.lm.model import LanguageModel, ModelConfig, block_mask, build_model, flops_per_token
+from anyglot.lm.model import LanguageModel, ModelConfig, block_mask, build_model, flops_per_token, initialise_codes
+from anyglot.lm.vocabulary import Vocabulary
+from anyglot.tokenizers.spec import Axis, CodeSpec
 
 SMALL = ModelConfig(hidden=32, layers=2, heads=4, key_value_heads=2, pad_vocabulary_to=16)
 
@@ -61,3 +63,25 @@ def test_flops_count_every_multiplying_weight_once():
     model = build_model(SMALL, 40)
     weights = sum(p.numel() for p in model.parameters())  # tied: the embedding multiplies once, as the head
     assert flops_per_token(model, 64) == 6 * weights + 12 * 2 * 4 * 8 * 64
+
+
+def test_embeddings_of_codes_begin_as_like_as_their_codebook_vectors():
+    image = CodeSpec("image", (32, 32), (Axis("height", "sized", 4),))
+    vocabulary = Vocabulary.build(8, "t", [(image, "i")])
+    shape = ModelConfig(hidden=64, layers=1, heads=4, key_value_heads=2)
+    model, plain = (build_model(shape, vocabulary.size, seed=1) for _ in range(2))
+    codebooks = [torch.randn(32, 5, generator=torch.Generator().manual_seed(level)) + 3 for level in range(2)]
+    initialise_codes(model, vocabulary, {"image": codebooks}, seed=0)
+    rows, before = (m.get_input_embeddings().weight.detach() for m in (model, plain))
+    for level, vectors in enumerate(codebooks):
+        block = vocabulary.named_blocks[f"image.{level}"]
+        mine = rows[block.start : block.end]
+        alike = torch.corrcoef(torch.stack([torch.pdist(mine), torch.pdist(vectors)]))[0, 1]
+        assert alike > 0.6
+        assert torch.pdist(before[block.start : block.end]).std() < torch.pdist(mine).std()
+        assert mine.std() == pytest.approx(float(before.std()), rel=0.1)
+    first_code = vocabulary.named_blocks["image.0"].start
+    assert torch.equal(rows[:first_code], before[:first_code])
+    again = build_model(shape, vocabulary.size, seed=1)
+    initialise_codes(again, vocabulary, {"image": codebooks}, seed=0)
+    assert torch.equal(again.get_input_embeddings().weight, rows)

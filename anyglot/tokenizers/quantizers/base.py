@@ -225,3 +225,15 @@ def _check_finite(flat: Tensor, z: Tensor) -> None:
             f"expected finite vectors [..., {z.shape[-1]}], got NaN or infinity in {bad} of {flat.shape[0]} vectors of "
             f"{list(z.shape)}; lower the learning rate or check the input media"
         )
+
+
+@torch.no_grad()
+def codebooks(quantizer: Quantizer) -> list[Tensor]:
+    """The vectors of every level's codes, float [size, dim]: what a code alone gives its decoder."""
+    device = next((tensor.device for tensor in quantizer.state_dict().values()), torch.device("cpu"))
+    found = []
+    for level, size in enumerate(quantizer.levels):
+        codes = torch.full((size, len(quantizer.levels)), -1, device=device)
+        codes[:, level] = torch.arange(size, device=device)
+        found.append(quantizer.decode(codes))
+    return found

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from anyglot.errors import AnyglotError, ConfigError
-from anyglot.tokenizers.quantizers import Quantizer, build
+from anyglot.tokenizers.quantizers import Quantizer, build, codebooks
 from anyglot.tokenizers.quantizers.codebook import Codebook
 
 DIM = 6
@@ -378,3 +378,13 @@ def test_build_refuses_what_it_does_not_know() -> None:
 def test_build_refuses_impossible_values(mapping: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build(mapping, 4, "here")
+
+
+@every_config
+def test_codebooks_are_what_each_code_alone_decodes_to(name: str) -> None:
+    quantizer = trained(name).eval()
+    for level, (size, vectors_of_level) in enumerate(zip(quantizer.levels, codebooks(quantizer), strict=True)):
+        assert vectors_of_level.shape == (size, DIM)
+        code = torch.full((len(quantizer.levels),), -1)
+        code[level] = size - 1
+        torch.testing.assert_close(vectors_of_level[-1], quantizer.decode(code))
