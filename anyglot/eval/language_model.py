@@ -40,7 +40,8 @@ class LanguageModelEval:
     """What to measure.
 
     checkpoint: directory of the model. documents: JSON lines of aligned documents.
-    train_store, heldout_store: token stores, for bits per code against the training data's unigram frequencies.
+    seen_store: token store of the documents that were to be learnt. heldout_store: bits per code are measured on it,
+    beside the frequencies that codes have in `unigram_stores` (all that was trained on) together.
     out: folder for metrics.json, samples.json, log.jsonl (progress) and the media. names: seen and held-out names
     asked for, each (0: all).
     untrained: also measure the same model with random weights. shuffled: checkpoint of a model trained on pictures
@@ -51,7 +52,8 @@ class LanguageModelEval:
     kind: str
     checkpoint: str
     documents: str
-    train_store: str
+    seen_store: str
+    unigram_stores: list[str]
     heldout_store: str
     out: str
     names: int = 0
@@ -76,7 +78,7 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
     out = Path(config.out)
     model = Anyglot.load(config.checkpoint, local_device(), config.sampling)
     documents = load_documents([config.documents])
-    store = TokenStore(config.train_store, model.vocabulary)
+    store = TokenStore(config.seen_store, model.vocabulary)
     seen_ids = {store.name(index).split("#")[0] for index in range(len(store))}
     modalities = model.vocabulary.modality_names
     whole = [d for d in documents if {part.type for part in parts_of(d)} >= set(modalities)]
@@ -85,7 +87,7 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
     if config.names:
         seen, heldout = seen[: config.names], heldout[: config.names]
     if not seen:
-        raise AnyglotError(f"{config.documents}: no document of {config.train_store} has a part of every modality")
+        raise AnyglotError(f"{config.documents}: no document of {config.seen_store} has a part of every modality")
 
     metrics: dict[str, float] = {"lm.names_seen": len(seen), "lm.names_heldout": len(heldout)}
     metrics |= bits_per_code(model, config)
@@ -161,9 +163,11 @@ def from_nothing(
 def bits_per_code(model: Anyglot, config: LanguageModelEval) -> dict[str, float]:
     """Bits per code of each modality on held-out documents, beside the training frequencies' (add-one smoothed)."""
     vocabulary = model.vocabulary
-    train, heldout = (TokenStore(path, vocabulary) for path in (config.train_store, config.heldout_store))
+    heldout = TokenStore(config.heldout_store, vocabulary)
     device = model.decoder.head.device
-    counts = torch.from_numpy(train.unigram()).double() + 1
+    counts = torch.ones(vocabulary.size, dtype=torch.float64)
+    for path in config.unigram_stores:
+        counts += torch.from_numpy(TokenStore(path, vocabulary).unigram())
     log_frequency = torch.zeros(vocabulary.size, dtype=torch.float64)
     for block in vocabulary.blocks:
         members = counts[block.start : block.end]

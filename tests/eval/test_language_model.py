@@ -81,7 +81,8 @@ def mapping(folder, **more):
         "kind": "language_model",
         "checkpoint": str(folder / "model"),
         "documents": str(folder / "documents.jsonl"),
-        "train_store": str(folder / "train"),
+        "seen_store": str(folder / "train"),
+        "unigram_stores": [str(folder / "train")],
         "heldout_store": str(folder / "heldout"),
         "out": str(folder / "out"),
         "max_tokens": 30,
@@ -287,7 +288,7 @@ def test_a_run_measures_all_directions_and_keeps_samples(folder, monkeypatch, ca
 
 def test_a_run_without_a_name_of_its_training_is_refused(folder):
     with pytest.raises(AnyglotError, match="no document of .*heldout has a part of every modality"):
-        evaluation.run(mapping(folder, train_store=str(folder / "heldout")), "test")
+        evaluation.run(mapping(folder, seen_store=str(folder / "heldout")), "test")
 
 
 @pytest.mark.parametrize(("key", "value"), [("batch", 0), ("max_tokens", 0), ("names", -1), ("keep", -1), ("free", -1)])
