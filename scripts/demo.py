@@ -56,7 +56,7 @@ class Step:
 def steps_of(minutes: float, out: Path) -> list[Step]:
     """The demo's steps for a budget: a smaller one trains shorter, on fewer names."""
     spoken = round(min(1000, max(150, 40 * minutes)))
-    paired = round(min(128, max(12, 5 * minutes)))
+    paired = round(min(80, max(12, 3.2 * minutes)))
     asked = round(min(64, max(8, 3 * minutes)))
     elsewhere = [] if out == Path("runs/demo") else [f"vars.run={out}"]
 

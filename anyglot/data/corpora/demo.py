@@ -42,7 +42,7 @@ class DemoCorpus:
 
     sizes: list[int] = field(default_factory=lambda: [32, 64])
     spoken: int = 1000
-    paired: int = 128
+    paired: int = 80
     max_seconds: float = 3.0
     sample_rate: int = 16000
     heldout_one_in: int = 10
