@@ -21,9 +21,11 @@ from anyglot.data.mixture import Mixture
 from anyglot.data.shards import TokenStore
 from anyglot.errors import AnyglotError, ConfigError
 from anyglot.files import write_json
+from anyglot.inference.anyglot import Anyglot
 from anyglot.lm.model import LanguageModel, ModelConfig, build_model, flops_per_token, initialise_codes
 from anyglot.lm.vocabulary import TEXT
 from anyglot.tokenizers.base import load_tokenizer
+from anyglot.tokenizers.text import TextTokenizer
 from anyglot.train import checkpoint as checkpoints
 from anyglot.train.checkpoint import RunState
 from anyglot.train.device import compute_dtype, local_device, matmul_flops
@@ -31,6 +33,7 @@ from anyglot.train.engine import EngineConfig, build_engine, loss_scale, process
 from anyglot.train.export import check_tokenizers, export
 from anyglot.train.log import TrainingLog
 from anyglot.train.meter import GroupSums, Meter
+from anyglot.train.samples import show_samples
 from anyglot.train.schedule import ScheduleConfig, factor, steps_within
 
 T = TypeVar("T")
@@ -46,6 +49,7 @@ class PretrainConfig:
     tokenizers: "text" or modality -> directory; they are copied into the result, which needs them to read and write.
     codebook_embeddings: begin the embeddings of codes from their tokenizers' codebook vectors, so that like codes begin
     alike. modality_weights: loss weight of a modality's codes ("structure": of the ids around them), 1 where not named.
+    samples: texts that the model is asked to draw, say, ... at each evaluation, for TensorBoard (not at ZeRO stage 3).
     micro_rows: rows that a process computes at once, 0 for all of its share.
     steps: how many, unless minutes > 0 gives a time budget; then they are fixed once the speed has been measured.
     """
@@ -60,6 +64,7 @@ class PretrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     codebook_embeddings: bool = True
     modality_weights: dict[str, float] = field(default_factory=dict)
+    samples: list[str] = field(default_factory=list)
     z_loss: float = 1e-4
     micro_rows: int = 0
     activation_checkpointing: bool = False
@@ -77,6 +82,10 @@ class PretrainConfig:
         for name in ("log_every", "evaluate_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.samples and (self.engine.zero_stage == 3 or TEXT not in self.tokenizers):
+            raise ConfigError(
+                "samples needs tokenizers.text, and engine.zero_stage below 3, which leaves weights whole"
+            )
 
 
 def run(mapping: dict[str, Any], where: str) -> None:
@@ -123,6 +132,10 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
     engine = build_engine(language_model, config.engine, micro_rows, dtype, bool(found and found.universal))
     if found:
         checkpoints.load(engine, found)
+    if config.samples and rank == 0:
+        text = TextTokenizer.from_pretrained(config.tokenizers[TEXT])
+        writer = Anyglot(engine.module.model, vocabulary, text, media)
+        engine.train()
     meter = Meter(vocabulary, config.modality_weights, flops, matmul_flops(dtype, device), device)
     if rank == 0:
         write_json(out / "config.json", to_mapping(config))
@@ -149,6 +162,9 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
                 for name, store in heldout.items():
                     measured = evaluate(engine, store, config, micro_rows, rank, world)
                     log.scalars(state.step, state.steps, {f"heldout/{name}/{key}": v for key, v in measured.items()})
+                if config.samples and rank == 0:
+                    show_samples(log, state.step, writer, config.samples)
+                    engine.train()
             if state.step % config.save_every == 0 or last:
                 checkpoints.save(engine, out / "checkpoints", state, config.keep)
 
