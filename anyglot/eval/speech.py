@@ -34,7 +34,8 @@ def evaluate(
         usage_of: sounds over which codebook usage is counted (default: `sounds`). Count over enough of them.
         transcribe: the recogniser (default: `Transcriber()`).
     Returns:
-        wer_original, wer_decoded_heldout: corpus word error rate of the recogniser before and after coding.
+        wer_original, wer_decoded_heldout: corpus word error rate of the recogniser before and after coding;
+        wer_added: their difference.
         kbps: bitrate at most. codes_per_second: all levels. items: sounds measured.
         pesq, stoi: means over the sounds where they could be computed; pesq_failures, stoi_failures: how many could
         not. A figure that could not be computed for any sound is absent, and PESQ where it is not installed (a
@@ -50,6 +51,7 @@ def evaluate(
     result = {
         "wer_original": word_error_rate(texts, heard[0]),
         "wer_decoded_heldout": word_error_rate(texts, heard[1]),
+        "wer_added": word_error_rate(texts, heard[1]) - word_error_rate(texts, heard[0]),
         "kbps": spec.bits_per_second / 1000,
         "codes_per_second": spec.rate * len(spec.levels),
         "items": float(len(sounds)),

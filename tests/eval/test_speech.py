@@ -146,6 +146,7 @@ def test_evaluate_says_what_was_heard_before_and_after_coding():
     assert heard == [(len(sound), 16000) for sound in sounds] * 2
     assert figures["wer_original"] == 0
     assert figures["wer_decoded_heldout"] == pytest.approx(1 / 3)
+    assert figures["wer_added"] == figures["wer_decoded_heldout"]
     assert figures["kbps"] == pytest.approx(50 * 2 * 3 / 1000)
     assert figures["codes_per_second"] == 100
     assert figures["items"] == 3
