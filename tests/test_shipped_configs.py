@@ -33,9 +33,8 @@ def checked(name, overrides=()):
         module, schema = SCHEMAS[mapping.get("stage") or mapping.get("kind") or "tokenize"]
     config = typed(getattr(import_module(module), schema), mapping, name)
     if schema == "TokenizerConfig":
-        tokenizer = import_module(tokenizer_class(config.modality).__module__)
         objective = import_module(f"anyglot.tokenizers.objectives.{config.modality}")
-        typed(tokenizer.CONFIG, config.model, name)
+        typed(tokenizer_class(config.modality).config_class, config.model, name)
         typed(objective.CONFIG, config.objective, name)
     return config
 

@@ -12,13 +12,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from anyglot.config import to_mapping, typed
 from anyglot.errors import AnyglotError, MediaError
 from anyglot.files import atomic_path
 from anyglot.tokenizers import quantizers
-from anyglot.tokenizers.base import load_directory, save_directory
+from anyglot.tokenizers.module import TokenizerModule
 from anyglot.tokenizers.networks.conv import ConvConfig, Decoder, Encoder
 from anyglot.tokenizers.pictures import read_picture
 from anyglot.tokenizers.quantizers.base import Quantized
@@ -47,20 +46,20 @@ class Reconstruction:
     quantized: Quantized
 
 
-class ImageTokenizer(nn.Module):
+class ImageTokenizer(TokenizerModule):
     """The `ModalityTokenizer` for pictures; as a module, the autoencoder that training sees."""
 
     modality: ClassVar[str] = "image"
+    config_class: ClassVar[type] = ImageConfig
+    config: ImageConfig
     suffix: ClassVar[str] = ".png"
 
     def __init__(self, config: ImageConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.encoder = Encoder(config.network, config.dim)
         self.quantizer = quantizers.build(config.quantizer, config.dim, "quantizer")
         self.decoder = Decoder(config.network, config.dim)
         self.stride = config.network.stride
-        self.fingerprint = ""
 
     @property
     def spec(self) -> CodeSpec:
@@ -93,8 +92,8 @@ class ImageTokenizer(nn.Module):
         codes: dict[int, Tensor] = {}
         for grid, batch in self._batches(grids):
             padded = np.stack([pad_to(media[index], grid[0] * self.stride, grid[1] * self.stride) for index in batch])
-            with _exact(self._device):
-                encoded = self.quantizer.encode(self.encoder(to_tensor(padded).to(self._device))).cpu()
+            with _exact(self.device):
+                encoded = self.quantizer.encode(self.encoder(to_tensor(padded).to(self.device))).cpu()
             codes.update(zip(batch, encoded, strict=True))
         return [codes[index].clone() for index in range(len(media))]
 
@@ -109,8 +108,8 @@ class ImageTokenizer(nn.Module):
                 raise AnyglotError(f"image codes must be [rows, columns, levels], got {list(code.shape)}")
         pictures: dict[int, np.ndarray] = {}
         for _, batch in self._batches([(code.shape[0], code.shape[1]) for code in codes]):
-            stacked = torch.stack([codes[index] for index in batch]).to(self._device)
-            with _exact(self._device):
+            stacked = torch.stack([codes[index] for index in batch]).to(self.device)
+            with _exact(self.device):
                 output = to_pictures(self.decoder(self.quantizer.decode(stacked)))
             pictures.update(zip(batch, output, strict=True))
         if sizes is None:
@@ -127,28 +126,6 @@ class ImageTokenizer(nn.Module):
 
         with atomic_path(path) as temporary:
             Image.fromarray(media).save(temporary)
-
-    def codebooks(self) -> list[Tensor]:
-        """The vectors of every level's codes, `[size, dim]`."""
-        return quantizers.codebooks(self.quantizer)
-
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write the tokenizer directory and take its fingerprint."""
-        config = to_mapping(self.config)
-        self.fingerprint = save_directory(directory, self.modality, config, self.spec, self.state_dict())
-
-    @classmethod
-    def from_pretrained(cls, directory: str | Path) -> "ImageTokenizer":
-        """Load a tokenizer directory, in evaluation mode. Raises AnyglotError if it is missing or damaged."""
-        manifest, tensors = load_directory(directory)
-        tokenizer = cls(typed(ImageConfig, manifest["config"], str(directory)))
-        tokenizer.load_state_dict(tensors)
-        tokenizer.fingerprint = manifest["fingerprint"]
-        return tokenizer.eval()
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.parameters()).device
 
     def _checked(self, picture: np.ndarray, name: str) -> tuple[int, int]:
         """The grid of a picture: rows and columns of codes."""
@@ -198,4 +175,3 @@ def _exact(device: torch.device) -> Iterator[None]:
 
 
 TOKENIZER = ImageTokenizer
-CONFIG = ImageConfig

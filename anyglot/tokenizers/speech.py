@@ -13,14 +13,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from omegaconf import MISSING
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
-from anyglot.config import to_mapping, typed
+from anyglot.config import typed
 from anyglot.errors import AnyglotError, ConfigError, MediaError
 from anyglot.files import atomic_path
 from anyglot.tokenizers import quantizers
-from anyglot.tokenizers.base import load_directory, save_directory
+from anyglot.tokenizers.module import TokenizerModule
 from anyglot.tokenizers.networks.causal import State
 from anyglot.tokenizers.networks.istft import ISTFTDecoder, ISTFTDecoderConfig
 from anyglot.tokenizers.networks.mel_encoder import MelEncoder, MelEncoderConfig
@@ -63,15 +63,16 @@ class Reconstruction:
     latents: Tensor
 
 
-class SpeechTokenizer(nn.Module):
+class SpeechTokenizer(TokenizerModule):
     """The `ModalityTokenizer` for sound; as a module, the autoencoder that training sees."""
 
     modality: ClassVar[str] = "speech"
+    config_class: ClassVar[type] = SpeechConfig
+    config: SpeechConfig
     suffix: ClassVar[str] = ".wav"
 
     def __init__(self, config: SpeechConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.encoder = _network(ENCODERS, config.encoder, "encoder", config.dim, config.sample_rate)
         self.decoder = _network(DECODERS, config.decoder, "decoder", config.dim)
         self.quantizer = quantizers.build(config.quantizer, config.dim, "quantizer")
@@ -81,7 +82,6 @@ class SpeechTokenizer(nn.Module):
                 "of a code; give both the same hop (or product of strides)"
             )
         self.hop: int = self.encoder.hop
-        self.fingerprint = ""
 
     @property
     def spec(self) -> CodeSpec:
@@ -118,7 +118,7 @@ class SpeechTokenizer(nn.Module):
         for batch in self._batches([len(sound) for sound in sounds]):
             longest = max(len(sounds[index]) for index in batch)
             padded = np.stack([np.pad(sounds[index], (0, longest - len(sounds[index]))) for index in batch])
-            audio = self._whole_frames(torch.from_numpy(padded).to(self._device))
+            audio = self._whole_frames(torch.from_numpy(padded).to(self.device))
             encoded = self.quantizer.encode(self.encoder(audio)[0]).cpu()
             for row, index in enumerate(batch):
                 codes[index] = encoded[row, : -(-len(sounds[index]) // self.hop)].clone()
@@ -137,7 +137,7 @@ class SpeechTokenizer(nn.Module):
                 raise AnyglotError(
                     f"speech codes must be [frames, levels] with a frame or more, got {list(code.shape)}"
                 )
-            audio, _ = self.decoder(self.quantizer.decode(code[None].to(self._device)))
+            audio, _ = self.decoder(self.quantizer.decode(code[None].to(self.device)))
             sound = audio[0, : lengths[index] if lengths else None].float().clamp(-1, 1)
             sounds.append(sound.cpu().numpy())
         return sounds
@@ -203,28 +203,6 @@ class SpeechTokenizer(nn.Module):
         with atomic_path(path) as temporary:
             soundfile.write(str(temporary), np.clip(media, -1.0, 1.0), self.config.sample_rate, subtype="PCM_16")
 
-    def codebooks(self) -> list[Tensor]:
-        """The vectors of every level's codes, `[size, dim]`."""
-        return quantizers.codebooks(self.quantizer)
-
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write the tokenizer directory and take its fingerprint."""
-        config = to_mapping(self.config)
-        self.fingerprint = save_directory(directory, self.modality, config, self.spec, self.state_dict())
-
-    @classmethod
-    def from_pretrained(cls, directory: str | Path) -> "SpeechTokenizer":
-        """Load a tokenizer directory, in evaluation mode. Raises AnyglotError if it is missing or damaged."""
-        manifest, tensors = load_directory(directory)
-        tokenizer = cls(typed(SpeechConfig, manifest["config"], str(directory)))
-        tokenizer.load_state_dict(tensors)
-        tokenizer.fingerprint = manifest["fingerprint"]
-        return tokenizer.eval()
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.parameters()).device
-
     def _whole_frames(self, audio: Tensor) -> Tensor:
         return pad(audio, (0, -audio.shape[1] % self.hop))
 
@@ -270,4 +248,3 @@ def _network(kinds: Mapping[str, tuple[Any, Any]], mapping: Mapping[str, Any], w
 
 
 TOKENIZER = SpeechTokenizer
-CONFIG = SpeechConfig

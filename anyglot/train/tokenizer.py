@@ -115,8 +115,7 @@ def train(config: TokenizerConfig, where: str, world: Ranks) -> None:
     seed_everything(config.seed)
     kind = tokenizer_class(config.modality)
     goal = importlib.import_module(f"anyglot.tokenizers.objectives.{config.modality}")
-    model_config = importlib.import_module(f"anyglot.tokenizers.{config.modality}").CONFIG
-    model = kind(typed(model_config, config.model, f"{where}: model")).to(device).train()
+    model = kind(typed(kind.config_class, config.model, f"{where}: model")).to(device).train()
     objective_config = typed(goal.CONFIG, config.objective, f"{where}: objective")
     objective = goal.OBJECTIVE(objective_config).to(device).train()
     trained = [list(model.parameters()), list(objective.parameters())]

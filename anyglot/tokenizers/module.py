@@ -1,0 +1,56 @@
+"""What tokenizers that are networks share: a config, a quantizer, and the directory they are saved in."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from anyglot.config import to_mapping, typed
+from anyglot.tokenizers.base import load_directory, save_directory
+from anyglot.tokenizers.quantizers import Quantizer, codebooks
+from anyglot.tokenizers.spec import CodeSpec
+
+
+class TokenizerModule(nn.Module):
+    """Base of the modality tokenizers. A subclass sets `quantizer`, and writes `spec` and the rest of the contract.
+
+    modality: its name. config_class: dataclass that `config` is of. fingerprint: "" until saved or loaded.
+    """
+
+    modality: ClassVar[str]
+    config_class: ClassVar[type]
+    quantizer: Quantizer
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.fingerprint = ""
+
+    @property
+    def spec(self) -> CodeSpec:
+        """What the tokenizer emits."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def codebooks(self) -> list[Tensor]:
+        """The vectors of every level's codes, `[size, dim]`."""
+        return codebooks(self.quantizer)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write the tokenizer directory and take its fingerprint."""
+        config = to_mapping(self.config)
+        self.fingerprint = save_directory(directory, self.modality, config, self.spec, self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> Self:
+        """Load a tokenizer directory, in evaluation mode. Raises AnyglotError if it is missing or damaged."""
+        manifest, tensors = load_directory(directory)
+        tokenizer = cls(typed(cls.config_class, manifest["config"], str(directory)))
+        tokenizer.load_state_dict(tensors)
+        tokenizer.fingerprint = manifest["fingerprint"]
+        return tokenizer.eval()
