@@ -4,7 +4,6 @@ A causal encoder makes one latent per `hop` samples, a quantizer turns it into c
 L samples give ceil(L / hop) frames; decoding gives frames * hop samples.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from anyglot.config import typed
-from anyglot.errors import AnyglotError, ConfigError, MediaError
-from anyglot.files import atomic_path
+from anyglot.errors import AnyglotError, ConfigError
 from anyglot.tokenizers import quantizers
 from anyglot.tokenizers.module import TokenizerModule
 from anyglot.tokenizers.networks.causal import State
@@ -26,6 +24,7 @@ from anyglot.tokenizers.networks.istft import ISTFTDecoder, ISTFTDecoderConfig
 from anyglot.tokenizers.networks.mel_encoder import MelEncoder, MelEncoderConfig
 from anyglot.tokenizers.networks.seanet import SEANetConfig, SEANetDecoder, SEANetEncoder
 from anyglot.tokenizers.quantizers.base import Quantized
+from anyglot.tokenizers.sounds import check_length, check_sound, read_sound, write_sound
 from anyglot.tokenizers.spec import Axis, CodeSpec
 
 ENCODERS: dict[str, tuple[Any, Any]] = {
@@ -111,9 +110,9 @@ class SpeechTokenizer(TokenizerModule):
 
         The network is causal and padding is on the right, so neighbours in a batch do not matter.
         """
-        sounds = [self._checked(sound, f"sound {index}") for index, sound in enumerate(media)]
+        sounds = [check_sound(sound, f"sound {index}") for index, sound in enumerate(media)]
         for index, sound in enumerate(sounds):
-            self._check_length(len(sound) / self.config.sample_rate, f"sound {index}")
+            check_length(len(sound) / self.config.sample_rate, self.config.max_seconds, f"sound {index}")
         codes: dict[int, Tensor] = {}
         for batch in self._batches([len(sound) for sound in sounds]):
             longest = max(len(sounds[index]) for index in batch)
@@ -178,30 +177,11 @@ class SpeechTokenizer(TokenizerModule):
 
         Raises MediaError naming the file: unreadable, empty, NaN inside, or longer than max_seconds.
         """
-        import soundfile
-
-        name = f"{len(source)} bytes of sound" if isinstance(source, bytes) else str(source)
-        try:
-            with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
-                rate = file.samplerate
-                self._check_length(file.frames / rate, name)  # before reading: a file may be hours long
-                sound = file.read(dtype="float32", always_2d=True).mean(axis=1)
-        except (soundfile.LibsndfileError, ValueError) as error:
-            reason = "no such file" if "System error" in str(error) else "not a sound file that can be decoded"
-            raise MediaError(f"{name}: {reason}; give a wav, flac or ogg file, or remove it from the list") from error
-        self._checked(sound, name)
-        if rate != self.config.sample_rate:
-            from torchaudio.functional import resample
-
-            sound = resample(torch.from_numpy(sound), rate, self.config.sample_rate).numpy()
-        return np.clip(sound, -1.0, 1.0)
+        return read_sound(source, self.config.sample_rate, self.config.max_seconds)
 
     def write(self, media: np.ndarray, path: str | Path) -> None:
         """Write a sound to a 16-bit file, atomically, in the format of the path's ending."""
-        import soundfile
-
-        with atomic_path(path) as temporary:
-            soundfile.write(str(temporary), np.clip(media, -1.0, 1.0), self.config.sample_rate, subtype="PCM_16")
+        write_sound(media, self.config.sample_rate, path)
 
     def _whole_frames(self, audio: Tensor) -> Tensor:
         return pad(audio, (0, -audio.shape[1] % self.hop))
@@ -215,23 +195,6 @@ class SpeechTokenizer(TokenizerModule):
                 batches.append([])
             batches[-1].append(index)
         return batches
-
-    def _check_length(self, seconds: float, name: str) -> None:
-        limit = self.config.max_seconds
-        if seconds > limit:
-            raise MediaError(
-                f"{name}: {seconds:.1f} s of sound, more than max_seconds={limit:g}; split it or raise the limit"
-            )
-
-    def _checked(self, sound: np.ndarray, name: str) -> np.ndarray:
-        if sound.ndim != 1 or sound.dtype != np.float32:
-            raise MediaError(f"{name}: expected float32 [samples], got {sound.dtype} {list(sound.shape)}; use `read`")
-        if len(sound) == 0:
-            raise MediaError(f"{name}: no samples in it; remove it from the list")
-        if not np.isfinite(sound).all():
-            bad = int((~np.isfinite(sound)).sum())
-            raise MediaError(f"{name}: NaN or infinity in {bad} of {len(sound)} samples; export the sound again")
-        return sound
 
 
 def _network(kinds: Mapping[str, tuple[Any, Any]], mapping: Mapping[str, Any], where: str, *sizes: int) -> Any:
