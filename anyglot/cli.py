@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from anyglot import __version__
 from anyglot.errors import AnyglotError, ConfigError
 
-STAGES = ("tokenizer", "text_tokenizer", "pretrain")  # modules of anyglot.train that `stage:` may name
+STAGES = ("tokenizer", "text_tokenizer", "pretrained", "pretrain")  # modules of anyglot.train that `stage:` may name
 GO_ON = "interrupted; what was finished is kept, run the same command again to go on"
 
 

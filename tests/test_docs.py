@@ -16,6 +16,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SCHEMAS = {  # what the verbs make of a config, by its `stage` or `kind`
     "tokenizer": "anyglot.train.tokenizer:TokenizerConfig",
     "text_tokenizer": "anyglot.train.text_tokenizer:TextTokenizerConfig",
+    "pretrained": "anyglot.train.pretrained:PretrainedStageConfig",
     "pretrain": "anyglot.train.pretrain:PretrainConfig",
     "tokenizers": "anyglot.eval.tokenizers:TokenizersEval",
     "language_model": "anyglot.eval.language_model:LanguageModelEval",

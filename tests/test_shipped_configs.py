@@ -8,6 +8,7 @@ import pytest
 from anyglot import cli
 from anyglot.config import config_root, load_mapping, typed
 from anyglot.tokenizers.base import tokenizer_class
+from anyglot.train.pretrained import MODULES
 
 NAMES = sorted(str(path.relative_to(config_root()).with_suffix("")) for path in config_root().rglob("*.yaml"))
 BASES = {"image/base"}  # to be extended: they leave out what only a run can know
@@ -16,6 +17,7 @@ BY_FOLDER["corpora/recorded"] = ("anyglot.data.corpora.recorded", "RecordedCorpu
 SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot tokenize`
     "tokenizer": ("anyglot.train.tokenizer", "TokenizerConfig"),
     "text_tokenizer": ("anyglot.train.text_tokenizer", "TextTokenizerConfig"),
+    "pretrained": ("anyglot.train.pretrained", "PretrainedStageConfig"),
     "pretrain": ("anyglot.train.pretrain", "PretrainConfig"),
     "tokenizers": ("anyglot.eval.tokenizers", "TokenizersEval"),
     "language_model": ("anyglot.eval.language_model", "LanguageModelEval"),
@@ -32,6 +34,8 @@ def checked(name, overrides=()):
     else:
         module, schema = SCHEMAS[mapping.get("stage") or mapping.get("kind") or "tokenize"]
     config = typed(getattr(import_module(module), schema), mapping, name)
+    if schema == "PretrainedStageConfig":
+        typed(tokenizer_class(MODULES[config.modality]).config_class, config.tokenizer, name)
     if schema == "TokenizerConfig":
         objective = import_module(f"anyglot.tokenizers.objectives.{config.modality}")
         typed(tokenizer_class(config.modality).config_class, config.model, name)
@@ -46,6 +50,7 @@ def test_there_are_configs_to_check():
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in BASES])
 def test_every_shipped_config_fits_its_schema(name):
     missing = ["data.files=[a.jsonl]", "out=run"] if name.split("/")[0] in ("image", "speech") else []
+    missing = ["source=a/directory"] if name.startswith("pretrained/") else missing
     checked(name, missing)
 
 

@@ -79,7 +79,9 @@ def tokenizer_class(modality: str) -> Any:
 
 def load_tokenizer(directory: str | Path) -> ModalityTokenizer:
     """Load whatever modality tokenizer a directory holds."""
-    tokenizer: ModalityTokenizer = tokenizer_class(read_manifest(directory)["modality"]).from_pretrained(directory)
+    manifest = read_manifest(directory)
+    kind = tokenizer_class(manifest.get("implementation", manifest["modality"]))
+    tokenizer: ModalityTokenizer = kind.from_pretrained(directory)
     return tokenizer
 
 
@@ -106,9 +108,17 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
 
 
 def save_directory(
-    directory: str | Path, modality: str, config: Mapping[str, Any], spec: CodeSpec, tensors: Mapping[str, "Tensor"]
+    directory: str | Path,
+    modality: str,
+    config: Mapping[str, Any],
+    spec: CodeSpec,
+    tensors: Mapping[str, "Tensor"],
+    implementation: str = "",
 ) -> str:
-    """Write a tokenizer directory atomically and return its fingerprint."""
+    """Write a tokenizer directory atomically and return its fingerprint.
+
+    implementation: module of anyglot.tokenizers that reads it, where that is not the one named like the modality.
+    """
     from safetensors.torch import save_file
 
     manifest = {
@@ -117,6 +127,7 @@ def save_directory(
         "config": dict(config),
         "spec": spec.to_json(),
         "anyglot": __version__,
+        **({"implementation": implementation} if implementation else {}),
     }
     with atomic_directory(directory) as folder:
         save_file(
@@ -146,7 +157,9 @@ def load_directory(directory: str | Path) -> tuple[dict[str, Any], dict[str, "Te
 
 
 def _fingerprint(manifest: Mapping[str, Any], weights: Path) -> str:
-    described = {key: manifest[key] for key in ("format", "modality", "config", "spec")}
+    described = {
+        key: manifest[key] for key in ("format", "modality", "config", "spec", "implementation") if key in manifest
+    }
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     digest.update(weights.read_bytes())
     return digest.hexdigest()[:16]

@@ -15,10 +15,12 @@ from anyglot.tokenizers.spec import CodeSpec
 class TokenizerModule(nn.Module):
     """Base of the modality tokenizers. A subclass sets `quantizer`, and writes `spec` and the rest of the contract.
 
-    modality: its name. config_class: dataclass that `config` is of. fingerprint: "" until saved or loaded.
+    modality: its name. implementation: its module, where that has another name. config_class: the dataclass of
+    `config`. fingerprint: "" until saved or loaded.
     """
 
     modality: ClassVar[str]
+    implementation: ClassVar[str] = ""
     config_class: ClassVar[type]
     quantizer: Quantizer
 
@@ -44,7 +46,8 @@ class TokenizerModule(nn.Module):
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the tokenizer directory and take its fingerprint."""
         config = to_mapping(self.config)
-        self.fingerprint = save_directory(directory, self.modality, config, self.spec, self.state_dict())
+        state = self.state_dict()
+        self.fingerprint = save_directory(directory, self.modality, config, self.spec, state, self.implementation)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> Self:
