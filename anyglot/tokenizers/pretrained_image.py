@@ -1,10 +1,11 @@
-"""Published picture tokenizers with the tokenizer interface: the VQ models of Emu3, Janus (LlamaGen) and Chameleon.
+"""Published picture tokenizers with the tokenizer interface: Emu3, Janus, Chameleon, taming VQGANs and LlamaGen.
 
 `adopt` takes one over from a directory or the Hugging Face hub. Its codebook becomes one of `quantizers.vq`, so that
 codes are chosen exactly, in fp32 and by tiles, and the language model can begin from its vectors.
 """
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,9 +15,17 @@ from torch import Tensor, nn
 from anyglot.errors import AnyglotError, ConfigError, MediaError
 from anyglot.tokenizers import quantizers
 from anyglot.tokenizers.image import ImageTokenizer
+from anyglot.tokenizers.key_layouts import config_of, from_llamagen, from_taming
 from anyglot.tokenizers.module import TokenizerModule
 
-CLASSES = {"emu3": "Emu3VQVAE", "janus": "JanusVQVAE", "chameleon": "ChameleonVQVAE"}
+CLASSES = {
+    "emu3": "Emu3VQVAE",
+    "janus": "JanusVQVAE",
+    "chameleon": "ChameleonVQVAE",
+    "taming": "JanusVQVAE",
+    "llamagen": "JanusVQVAE",
+}
+LAYOUTS = {"taming": from_taming, "llamagen": from_llamagen}  # published as bare weights
 
 
 @dataclass
@@ -54,7 +63,7 @@ class PretrainedImage(ImageTokenizer):
         codes = model.quantize.embedding.weight.detach()
         # LlamaGen, which Janus took over, looks codes up at unit length; transformers' own `JanusVQVAE.encode` searches
         # among them as they are, and so finds other codes than the model was trained with.
-        metric = "cosine" if config.architecture == "janus" else "euclidean"
+        metric = "cosine" if config.architecture in ("janus", "llamagen") else "euclidean"
         book = {"type": "vq", "codebook": "learned", "metric": metric, "kmeans_init": False, "reset_below": 0.0}
         self.quantizer = quantizers.build({**book, "size": codes.shape[0]}, codes.shape[1], "quantizer")
         self.quantizer.load_state_dict({"codebook.weight": codes}, strict=False)  # its counts stay as they start
@@ -128,7 +137,8 @@ def adopt(config: PretrainedImageConfig, source: str, revision: str = "") -> Pre
 
     Args:
         config: without `model`, which is the source's.
-        source: a directory with config.json and model.safetensors, or a name on the Hugging Face hub.
+        source: a directory with config.json and model.safetensors, or a name on the Hugging Face hub; of "taming" and
+            "llamagen" a safetensors file with the published keys.
         revision: of the hub's repository, a branch, tag or commit; "" for the newest.
     Raises:
         AnyglotError: nothing to load there, or no safetensors: pickles are never opened.
@@ -136,6 +146,8 @@ def adopt(config: PretrainedImageConfig, source: str, revision: str = "") -> Pre
     import transformers
 
     name = _class_name(config.architecture)
+    if config.architecture in LAYOUTS:
+        return _from_keys(config, Path(source))
     try:
         model = getattr(transformers, name).from_pretrained(source, revision=revision or None, use_safetensors=True)
     except (OSError, ValueError) as error:
@@ -144,6 +156,32 @@ def adopt(config: PretrainedImageConfig, source: str, revision: str = "") -> Pre
             "with config.json and model.safetensors, or a name on the hub"
         ) from error
     return PretrainedImage(replace(config, model=model.config.to_dict()), model.float()).eval()
+
+
+def _from_keys(config: PretrainedImageConfig, file: Path) -> PretrainedImage:
+    """Take over a safetensors file in the key layout of the config's architecture."""
+    import transformers
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = LAYOUTS[config.architecture](load_file(file))
+        described = transformers.JanusVQVAEConfig(**config_of(weights))
+    except (OSError, SafetensorError) as error:
+        raise AnyglotError(
+            f"{file}: no safetensors file ({error}); checkpoints in other formats are pickles, which are never opened: "
+            "convert the weights once where you trust them"
+        ) from error
+    except AnyglotError as error:
+        raise AnyglotError(f"{file}: {error}") from error
+    model = transformers.JanusVQVAE(described)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise AnyglotError(
+            f"{file}: not a {config.architecture} VQGAN: {str(error).splitlines()[1].strip()}"
+        ) from error
+    return PretrainedImage(replace(config, model=described.to_dict()), model.float()).eval()
 
 
 def _class_name(architecture: str) -> str:
