@@ -13,6 +13,7 @@ from anyglot.train.pretrained import MODULES
 NAMES = sorted(str(path.relative_to(config_root()).with_suffix("")) for path in config_root().rglob("*.yaml"))
 BASES = {"image/base"}  # to be extended: they leave out what only a run can know
 BY_FOLDER = {"corpora/demo": ("anyglot.data.corpora.demo", "DemoCorpus")}
+BY_FOLDER["corpora/clips"] = ("anyglot.data.corpora.clips", "ClipsCorpus")
 BY_FOLDER["corpora/recorded"] = ("anyglot.data.corpora.recorded", "RecordedCorpus")
 SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot tokenize`
     "tokenizer": ("anyglot.train.tokenizer", "TokenizerConfig"),
@@ -49,7 +50,7 @@ def test_there_are_configs_to_check():
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in BASES])
 def test_every_shipped_config_fits_its_schema(name):
-    missing = ["data.files=[a.jsonl]", "out=run"] if name.split("/")[0] in ("image", "speech") else []
+    missing = ["data.files=[a.jsonl]", "out=run"] if name.split("/")[0] in ("image", "speech", "video") else []
     missing = ["source=a/directory"] if name.startswith("pretrained/") else missing
     checked(name, missing)
 

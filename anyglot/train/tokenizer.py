@@ -209,7 +209,9 @@ def train(config: TokenizerConfig, where: str, world: Ranks) -> None:
                 _refuse_nan(_means([terms]), step, out)
                 save()
             if world.rank == 0 and (step % config.sample_every == 0 or step == steps):
-                _show(log, step, model, shown)
+                model.eval()
+                goal.show(log, step, model, shown, model.decode(model.encode(shown)))
+                model.train()
         coming.cancel()
 
     _finish(config, out, model, trained[0], average, step, seconds(), values, world)
@@ -273,21 +275,6 @@ def _heldout(config: TokenizerConfig, model: Any) -> list[np.ndarray]:
         return []
     media = MediaCorpus(parts, model, cache_bytes=0)
     return [media[index] for index in range(min(config.samples, len(media)))]
-
-
-def _show(log: TrainingLog, step: int, model: Any, media: list[np.ndarray]) -> None:
-    """Log originals above their reconstructions, or sounds one by one."""
-    model.eval()
-    decoded = model.decode(model.encode(media))
-    model.train()
-    if media[0].ndim == 3:
-        height, width = (min(picture.shape[axis] for picture in [*media, *decoded]) for axis in (0, 1))
-        rows = [np.concatenate([picture[:height, :width] for picture in row], 1) for row in (media, decoded)]
-        log.pictures(step, "original above reconstruction", np.concatenate(rows)[None])
-    else:
-        for index, (original, sound) in enumerate(zip(media, decoded, strict=True)):
-            log.sound(step, f"original/{index}", original, model.config.sample_rate)
-            log.sound(step, f"decoded/{index}", sound, model.config.sample_rate)
 
 
 def _means(history: list[dict[str, Tensor]]) -> dict[str, float]:

@@ -69,7 +69,15 @@ class ImageObjective(nn.Module):
         self.perceptual = PerceptualLoss(config.features, config.stages) if config.perceptual > 0 else None
         self.discriminator: nn.Module | None = None
         if config.adversarial > 0:
-            self.discriminator = PatchDiscriminator(config.discriminator_width, config.discriminator_layers)
+            self.discriminator = self.make_discriminator()
+
+    def make_discriminator(self) -> nn.Module:
+        """The other player: judges a batch, one logit per patch."""
+        return PatchDiscriminator(self.config.discriminator_width, self.config.discriminator_layers)
+
+    def pictures(self, batch: Tensor) -> Tensor:
+        """What of a batch the perceptual loss looks at, `[count, 3, height, width]`."""
+        return batch[: self.config.perceptual_pictures or None]
 
     def generator_loss(
         self, model: nn.Module, batch: Tensor, step: int
@@ -84,8 +92,7 @@ class ImageObjective(nn.Module):
         terms = {"l1": l1_loss(output, batch), "l2": mse_loss(output, batch)}
         loss = self.config.l1 * terms["l1"] + self.config.l2 * terms["l2"]
         if self.perceptual is not None and step >= self.config.perceptual_start:
-            some = slice(0, self.config.perceptual_pictures or None)
-            terms["perceptual"] = self.perceptual(output[some], batch[some])
+            terms["perceptual"] = self.perceptual(self.pictures(output), self.pictures(batch))
             loss = loss + self.config.perceptual * terms["perceptual"]
         if self.discriminator is not None and step >= self.config.adversarial_start:
             loss, adversarial = self._balanced(loss, output, step)
@@ -120,13 +127,13 @@ def crop(
 ) -> Tensor:
     """A training batch `[batch_size, 3, height, width]` in [-1, 1]: random pictures, crops, mirrorings and shifts."""
     chosen = generator.integers(len(media), size=batch_size)
-    pictures = np.stack([_crop(media[index], config, generator) for index in chosen])
+    pictures = np.stack([random_window(media[index], config, generator) for index in chosen])
     # In NumPy: a torch operation here, in the loop's loader thread, would start a second team of spinning threads.
     return torch.from_numpy(pictures.transpose(0, 3, 1, 2).astype(np.float32, order="C") / 127.5 - 1.0)
 
 
-def _crop(picture: np.ndarray, config: ImageObjectiveConfig, generator: np.random.Generator) -> np.ndarray:
-    """A random window of the picture on a white ground that reaches `shift` pixels beyond it."""
+def random_window(picture: np.ndarray, config: ImageObjectiveConfig, generator: np.random.Generator) -> np.ndarray:
+    """A random window of a picture `[height, width, channels]` on a white ground that reaches `shift` pixels beyond."""
     size = (config.height, config.width)
     around = [max(0, wanted - side) for side, wanted in zip(picture.shape, size, strict=False)]  # centre small ones
     margins = [(space // 2 + config.shift, space - space // 2 + config.shift) for space in around]
@@ -134,6 +141,13 @@ def _crop(picture: np.ndarray, config: ImageObjectiveConfig, generator: np.rando
     top, left = (int(generator.integers(s - w + 1)) for s, w in zip(ground.shape, size, strict=False))
     window = ground[top : top + size[0], left : left + size[1]]
     return window[:, ::-1] if config.flip and generator.random() < 0.5 else window
+
+
+def show(log: Any, step: int, model: Any, media: Sequence[np.ndarray], decoded: Sequence[np.ndarray]) -> None:
+    """Log pictures above their reconstructions."""
+    height, width = (min(picture.shape[axis] for picture in [*media, *decoded]) for axis in (0, 1))
+    rows = [np.concatenate([picture[:height, :width] for picture in row], 1) for row in (media, decoded)]
+    log.pictures(step, "original above reconstruction", np.concatenate(rows)[None])
 
 
 OBJECTIVE = ImageObjective

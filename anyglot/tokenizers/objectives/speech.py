@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -189,6 +190,13 @@ def crop(
     if teacher is None:
         return torch.from_numpy(audio)
     return TaughtBatch(torch.from_numpy(audio), torch.from_numpy(np.stack(features)))
+
+
+def show(log: Any, step: int, model: Any, media: Sequence[np.ndarray], decoded: Sequence[np.ndarray]) -> None:
+    """Log sounds and what they decode to, one by one."""
+    for index, (original, sound) in enumerate(zip(media, decoded, strict=True)):
+        log.sound(step, f"original/{index}", original, model.config.sample_rate)
+        log.sound(step, f"decoded/{index}", sound, model.config.sample_rate)
 
 
 OBJECTIVE = SpeechObjective

@@ -1,0 +1,85 @@
+"""Clips in and out of video files: frames as uint8, limits checked by the header before a frame is decoded."""
+
+import io
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anyglot.errors import AnyglotError, MediaError
+from anyglot.files import atomic_path
+
+
+def read_clip(
+    source: str | Path | bytes, fps: float, shorter_side: int, max_pixels: int, max_frames: int
+) -> np.ndarray:
+    """An mp4, webm, gif... file or its bytes as uint8 `[frames, height, width, 3]`.
+
+    Args:
+        fps: frames a second of the result: at each of its times the frame that is on show; 0 for all frames.
+        shorter_side: pixels that the shorter side is scaled down to; 0 for as it is.
+        max_pixels, max_frames: more pixels a frame, or frames in the result, are refused.
+    Raises:
+        MediaError: naming the file: unreadable, without video, or beyond a limit.
+    """
+    av = _av()
+    name = f"{len(source)} bytes of video" if isinstance(source, bytes) else str(source)
+    frames: list[np.ndarray] = []
+    try:
+        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+            if not container.streams.video:
+                raise MediaError(f"{name}: no video in it; remove it from the list")
+            stream = container.streams.video[0]
+            width, height = stream.codec_context.width, stream.codec_context.height
+            if width * height > max_pixels:
+                raise MediaError(
+                    f"{name}: {width} x {height} pixels a frame, more than max_pixels={max_pixels}; shrink it or raise "
+                    "the limit"
+                )
+            scale = min(1.0, shorter_side / min(width, height)) if shorter_side else 1.0
+            size = {"width": round(width * scale), "height": round(height * scale)}
+            start: float | None = None
+            for frame in container.decode(stream):
+                start = frame.time if start is None else start
+                due = 1 if not fps or frame.time is None else int((frame.time - start) * fps + 1e-6) + 1 - len(frames)
+                if due <= 0 and fps:
+                    continue
+                picture = frame.to_ndarray(format="rgb24", **size)
+                frames += [picture] * due
+                if len(frames) > max_frames:
+                    raise MediaError(
+                        f"{name}: more than max_frames={max_frames} frames at {fps or 'its own'} a second; cut it or "
+                        "raise the limit"
+                    )
+    except av.FFmpegError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else "not a video file that can be decoded"
+        raise MediaError(f"{name}: {reason}; give an mp4, webm or gif file, or remove it from the list") from error
+    if not frames:
+        raise MediaError(f"{name}: no frames in it; remove it from the list")
+    return np.stack(frames)
+
+
+def write_clip(frames: np.ndarray, fps: float, path: str | Path) -> None:
+    """Write uint8 `[frames, height, width, 3]`, atomically, as H.264 in MP4, or GIF by the path's ending."""
+    av = _av()
+    ending = Path(path).suffix.lstrip(".").lower()
+    codec, pixels = ("gif", "rgb8") if ending == "gif" else ("libx264", "yuv420p")
+    if codec == "libx264":  # its chroma is halved: sides must be even
+        frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", format=ending or "mp4") as container:
+        stream = container.add_stream(codec, rate=Fraction(fps or 24).limit_denominator(1000))
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
+        if codec == "libx264":
+            stream.options = {"crf": "16"}
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise AnyglotError("video files need PyAV: pip install 'anyglot[video]'") from error
+    return av

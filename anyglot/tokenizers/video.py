@@ -1,0 +1,193 @@
+"""Video tokenizer: causal 3-D convolutional encoder, any quantizer, decoder (MAGVIT-v2, Yu et al., arXiv:2310.05737).
+
+The first frame has codes of its own, every further `time_stride` frames share theirs: a clip of one frame is a picture,
+and the same weights code both. Encoder and decoder are causal and stream.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anyglot.errors import AnyglotError, MediaError
+from anyglot.tokenizers import quantizers
+from anyglot.tokenizers.clips import read_clip, write_clip
+from anyglot.tokenizers.module import TokenizerModule
+from anyglot.tokenizers.networks.causal import State
+from anyglot.tokenizers.networks.causal_video import VideoConvConfig, VideoDecoder, VideoEncoder
+from anyglot.tokenizers.quantizers.base import Quantized
+from anyglot.tokenizers.spec import Axis, CodeSpec
+
+
+@dataclass
+class VideoConfig:
+    """network: shape of encoder and decoder. quantizer: {"type": ..., and its fields}. dim: width of the latents.
+    fps: frames a second that clips are read and written at. shorter_side: pixels that files are scaled down to, 0 for
+    as they are. max_side, max_pixels, max_frames: larger frames and longer clips are refused.
+    batch_pixels: how many pixels, of all frames, `encode` and `decode` put through the network at once."""
+
+    network: VideoConvConfig = field(default_factory=VideoConvConfig)
+    quantizer: dict[str, Any] = field(default_factory=dict)
+    dim: int = 18
+    fps: float = 8.0
+    shorter_side: int = 0
+    max_side: int = 1024
+    max_pixels: int = 1024 * 1024
+    max_frames: int = 257
+    batch_pixels: int = 1024 * 1024
+
+
+@dataclass
+class Reconstruction:
+    """output: `[batch, 3, time, height, width]`, about [-1, 1]. quantized: of the latents, `[batch, frames, rows,
+    columns, dim]`."""
+
+    output: Tensor
+    quantized: Quantized
+
+
+class VideoTokenizer(TokenizerModule):
+    """The `ModalityTokenizer` for video; as a module, the autoencoder that training sees."""
+
+    modality: ClassVar[str] = "video"
+    config_class: ClassVar[type] = VideoConfig
+    config: VideoConfig
+    suffix: ClassVar[str] = ".mp4"
+
+    def __init__(self, config: VideoConfig) -> None:
+        super().__init__(config)
+        self.encoder = VideoEncoder(config.network, config.dim)
+        self.quantizer = quantizers.build(config.quantizer, config.dim, "quantizer")
+        self.decoder = VideoDecoder(config.network, config.dim)
+        self.stride, self.time_stride = config.network.stride, config.network.time_stride
+
+    @property
+    def spec(self) -> CodeSpec:
+        """Time is open; height and width are written in a header."""
+        side = -(-self.config.max_side // self.stride)
+        frames = 1 + -(-(self.config.max_frames - 1) // self.time_stride)
+        axes = (
+            Axis("time", "open", frames, self.time_stride),
+            Axis("height", "sized", side, self.stride),
+            Axis("width", "sized", side, self.stride),
+        )
+        return CodeSpec("video", self.quantizer.levels, axes, rate=self.config.fps / self.time_stride)
+
+    def forward(self, clips: Tensor, mask: Tensor | None = None) -> Reconstruction:
+        """Clips `[batch, 3, 1 + n * time_stride, height, width]` in [-1, 1], sides multiples of the stride.
+
+        mask: bool `[batch, frames, rows, columns]`, False where a code is padding that the quantizer must not learn
+        from. Raises AnyglotError for other sides or numbers of frames.
+        """
+        if (clips.shape[2] - 1) % self.time_stride or clips.shape[3] % self.stride or clips.shape[4] % self.stride:
+            raise AnyglotError(
+                f"clips of {clips.shape[2]} frames of {clips.shape[3]} x {clips.shape[4]} pixels do not fit: frames "
+                f"must be 1 more than a multiple of {self.time_stride}, sides multiples of {self.stride}"
+            )
+        quantized = self.quantizer(self.encoder(clips)[0].float(), mask)
+        return Reconstruction(self.decoder(quantized.vectors)[0].float(), quantized)
+
+    @torch.no_grad()
+    def encode(self, media: Sequence[np.ndarray]) -> list[Tensor]:
+        """Clips, uint8 `[frames, height, width, 3]`, to codes `[time, rows, columns, levels]`, on the CPU.
+
+        Clips are padded by repeating the last frame, row and column. Those of one grid go through together.
+        Raises MediaError.
+        """
+        grids = [self._checked(clip, f"clip {index}") for index, clip in enumerate(media)]
+        codes: dict[int, Tensor] = {}
+        for grid, batch in self._batches(grids):
+            padded = np.stack([self._padded(media[index], grid) for index in batch])
+            codes.update(zip(batch, self.quantizer.encode(self.encoder(self._tensor(padded))[0]).cpu(), strict=True))
+        return [codes[index].clone() for index in range(len(media))]
+
+    @torch.no_grad()
+    def decode(self, codes: Sequence[Tensor], sizes: Sequence[tuple[int, int, int]] | None = None) -> list[np.ndarray]:
+        """Codes `[time, rows, columns, levels]` to clips, uint8, cropped to `sizes` (frames, height, width).
+
+        Raises AnyglotError for codes of another shape.
+        """
+        for code in codes:
+            if code.ndim != 4 or code.numel() == 0:
+                raise AnyglotError(f"video codes must be [time, rows, columns, levels], got {list(code.shape)}")
+        clips: dict[int, np.ndarray] = {}
+        for _, batch in self._batches([(code.shape[0], code.shape[1], code.shape[2]) for code in codes]):
+            stacked = torch.stack([codes[index] for index in batch]).to(self.device)
+            clips.update(zip(batch, _frames(self.decoder(self.quantizer.decode(stacked))[0]), strict=True))
+        if sizes is None:
+            return [clips[index] for index in range(len(codes))]
+        return [clips[index][:frames, :height, :width] for index, (frames, height, width) in enumerate(sizes)]
+
+    @torch.no_grad()
+    def encode_stream(self, frames: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """The next frames of a stream, `[batch, 3, n, height, width]` in [-1, 1], to the codes that are complete.
+
+        Returns codes `[batch, time, rows, columns, levels]` and the state to pass with the next frames. Chunks of any
+        length give together what the whole gives; frames that do not fill a code wait in the state.
+        """
+        latents, state = self.encoder(frames, state)
+        if latents.shape[1] == 0:
+            return torch.zeros(*latents.shape[:4], len(self.quantizer.levels), dtype=torch.int64), state
+        return self.quantizer.encode(latents), state
+
+    @torch.no_grad()
+    def decode_stream(self, codes: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """The next codes, `[batch, time, rows, columns, levels]`, to frames `[batch, 3, n, height, width]`."""
+        return self.decoder(self.quantizer.decode(codes), state)
+
+    def read(self, source: str | Path | bytes) -> np.ndarray:
+        """A video file or its bytes as uint8 `[frames, height, width, 3]`, at `fps`. Raises MediaError."""
+        config = self.config
+        return read_clip(source, config.fps, config.shorter_side, config.max_pixels, config.max_frames)
+
+    def write(self, media: np.ndarray, path: str | Path) -> None:
+        """Write a clip, atomically, as MP4 or GIF."""
+        write_clip(media, self.config.fps, path)
+
+    def _checked(self, clip: np.ndarray, name: str) -> tuple[int, int, int]:
+        """The grid of a clip: codes along time, rows, columns."""
+        if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[3] != 3 or clip.size == 0:
+            raise MediaError(
+                f"{name}: expected uint8 [frames, height, width, 3], got {clip.dtype} {list(clip.shape)}; use `read`"
+            )
+        frames, height, width = clip.shape[:3]
+        limits = self.config
+        if max(height, width) > limits.max_side or height * width > limits.max_pixels or frames > limits.max_frames:
+            raise MediaError(
+                f"{name}: {frames} frames of {width} x {height} pixels, more than max_side={limits.max_side}, "
+                f"max_pixels={limits.max_pixels} or max_frames={limits.max_frames}; cut it, shrink it or raise them"
+            )
+        return 1 + -(-(frames - 1) // self.time_stride), -(-height // self.stride), -(-width // self.stride)
+
+    def _padded(self, clip: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
+        wanted = (1 + (grid[0] - 1) * self.time_stride, grid[1] * self.stride, grid[2] * self.stride)
+        missing = [(0, want - have) for want, have in zip(wanted, clip.shape[:3], strict=True)]
+        return np.pad(clip, (*missing, (0, 0)), mode="edge")
+
+    def _tensor(self, clips: np.ndarray) -> Tensor:
+        """uint8 `[batch, time, height, width, 3]` to float `[batch, 3, time, height, width]` in [-1, 1]."""
+        return torch.from_numpy(clips).to(self.device).permute(0, 4, 1, 2, 3).float().div(127.5).sub(1)
+
+    def _batches(self, grids: Sequence[tuple[int, int, int]]) -> Iterator[tuple[tuple[int, int, int], list[int]]]:
+        """Indices in batches of one grid, each at most batch_pixels (but at least one clip)."""
+        members: dict[tuple[int, int, int], list[int]] = {}
+        for index, grid in enumerate(grids):
+            members.setdefault(grid, []).append(index)
+        for grid, indices in members.items():
+            pixels = grid[0] * self.time_stride * grid[1] * grid[2] * self.stride**2
+            count = max(1, self.config.batch_pixels // pixels)
+            for start in range(0, len(indices), count):
+                yield grid, indices[start : start + count]
+
+
+def _frames(output: Tensor) -> np.ndarray:
+    """Float `[batch, 3, time, height, width]` in [-1, 1] to uint8 `[batch, time, height, width, 3]`, rounded."""
+    scaled = output.float().clamp(-1, 1).add(1).mul(127.5).round()
+    return scaled.to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous().cpu().numpy()
+
+
+TOKENIZER = VideoTokenizer
