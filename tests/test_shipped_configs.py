@@ -14,6 +14,7 @@ NAMES = sorted(str(path.relative_to(config_root()).with_suffix("")) for path in 
 BASES = {"image/base"}  # to be extended: they leave out what only a run can know
 BY_FOLDER = {"corpora/demo": ("anyglot.data.corpora.demo", "DemoCorpus")}
 BY_FOLDER["corpora/clips"] = ("anyglot.data.corpora.clips", "ClipsCorpus")
+BY_FOLDER["corpora/mocap"] = ("anyglot.data.corpora.mocap", "MocapCorpus")
 BY_FOLDER["corpora/recorded"] = ("anyglot.data.corpora.recorded", "RecordedCorpus")
 SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot tokenize`
     "tokenizer": ("anyglot.train.tokenizer", "TokenizerConfig"),
@@ -50,7 +51,9 @@ def test_there_are_configs_to_check():
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in BASES])
 def test_every_shipped_config_fits_its_schema(name):
-    missing = ["data.files=[a.jsonl]", "out=run"] if name.split("/")[0] in ("image", "speech", "video") else []
+    missing = (
+        ["data.files=[a.jsonl]", "out=run"] if name.split("/")[0] in ("image", "speech", "video", "motion") else []
+    )
     missing = ["source=a/directory"] if name.startswith("pretrained/") else missing
     checked(name, missing)
 

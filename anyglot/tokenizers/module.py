@@ -1,7 +1,8 @@
 """What tokenizers that are networks share: a config, a quantizer, and the directory they are saved in."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,9 @@ from anyglot.config import to_mapping, typed
 from anyglot.tokenizers.base import load_directory, save_directory
 from anyglot.tokenizers.quantizers import Quantizer, codebooks
 from anyglot.tokenizers.spec import CodeSpec
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class TokenizerModule(nn.Module):
@@ -38,6 +42,9 @@ class TokenizerModule(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    def begin(self, media: Sequence["np.ndarray"]) -> None:
+        """Look at the training media before training begins, for statistics of their features. Most need none."""
 
     def codebooks(self) -> list[Tensor]:
         """The vectors of every level's codes, `[size, dim]`."""

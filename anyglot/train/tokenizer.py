@@ -138,7 +138,9 @@ def train(config: TokenizerConfig, where: str, world: Ranks) -> None:
     # Where an earlier, interrupted run of the same config got to.
     step, steps, spent = 0, UNKNOWN if config.minutes else config.steps, 0.0
     state = load_state(out / "state.pt", device)
-    if state is not None:
+    if state is None:
+        model.begin(corpus)
+    else:
         _same_config(config, state["config"], out)
         step, steps, spent = state["step"], state["steps"], state["seconds"]
         model.load_state_dict(state["model"])

@@ -1,0 +1,190 @@
+"""Motion tokenizer: 1-D convolutional encoder, any quantizer, decoder, over features of any skeleton.
+
+With a VQ it is T2M-GPT's (arXiv:2301.06052), with a residual VQ MoMask's (arXiv:2312.00063). What the features of a
+frame mean is up to the data: HumanML3D's 263 (`humanml3d.py`), joint angles, key points.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anyglot.errors import AnyglotError, MediaError
+from anyglot.files import atomic_path
+from anyglot.tokenizers import quantizers
+from anyglot.tokenizers.module import TokenizerModule
+from anyglot.tokenizers.networks.motion_conv import MotionConvConfig, MotionDecoder, MotionEncoder
+from anyglot.tokenizers.quantizers.base import Quantized
+from anyglot.tokenizers.spec import Axis, CodeSpec
+
+SMALLEST = 1e-3  # standard deviation of a feature that hardly moves, so that noise in it is not blown up
+
+
+@dataclass
+class MotionConfig:
+    """features: numbers per frame. fps: frames a second. network: shape of encoder and decoder. dim: width of the
+    latents. quantizer: {"type": ..., and its fields}. max_frames: longer motions are refused. groups: where each run of
+    features ends that shares one standard deviation, e.g. HumanML3D's [1, 3, 4, 67, 193, 259, 263]; empty:
+    each has its own. batch_frames: how many frames `encode` and `decode` put through the network at once."""
+
+    features: int = 263
+    fps: float = 20.0
+    network: MotionConvConfig = field(default_factory=MotionConvConfig)
+    dim: int = 512
+    quantizer: dict[str, Any] = field(default_factory=dict)
+    max_frames: int = 4096
+    groups: list[int] = field(default_factory=list)
+    batch_frames: int = 16384
+
+
+@dataclass
+class Reconstruction:
+    """output: `[batch, frames, features]`, normalised as the input is. quantized: of the latents `[batch, n, dim]`."""
+
+    output: Tensor
+    quantized: Quantized
+
+
+class MotionTokenizer(TokenizerModule):
+    """The `ModalityTokenizer` for motion; as a module, the autoencoder that training sees."""
+
+    modality: ClassVar[str] = "motion"
+    config_class: ClassVar[type] = MotionConfig
+    config: MotionConfig
+    suffix: ClassVar[str] = ".npy"
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: MotionConfig) -> None:
+        super().__init__(config)
+        if config.groups and config.groups != sorted({*config.groups, config.features}):
+            raise AnyglotError(
+                f"groups: ends of runs of features, ascending, the last one {config.features}; got {config.groups}"
+            )
+        self.encoder = MotionEncoder(config.network, config.features, config.dim)
+        self.quantizer = quantizers.build(config.quantizer, config.dim, "quantizer")
+        self.decoder = MotionDecoder(config.network, config.features, config.dim)
+        self.stride = config.network.stride
+        self.register_buffer("mean", torch.zeros(config.features))
+        self.register_buffer("std", torch.ones(config.features))
+
+    @property
+    def spec(self) -> CodeSpec:
+        """One open axis, "time"."""
+        time = Axis("time", "open", -(-self.config.max_frames // self.stride), self.stride)
+        return CodeSpec("motion", self.quantizer.levels, (time,), rate=self.config.fps / self.stride)
+
+    def begin(self, media: Sequence[np.ndarray]) -> None:
+        """Take mean and standard deviation of the features from the training motions."""
+        count, total, squares = 0, 0.0, 0.0
+        for index in range(len(media)):
+            motion = media[index].astype(np.float64)
+            count, total, squares = count + len(motion), total + motion.sum(0), squares + (motion**2).sum(0)
+        mean = total / count
+        std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        for start, end in zip([0, *self.config.groups], self.config.groups, strict=False):
+            std[start:end] = std[start:end].mean()
+        self.mean.copy_(torch.from_numpy(np.asarray(mean)))
+        self.std.copy_(torch.from_numpy(np.maximum(std, SMALLEST)))
+
+    def forward(self, motions: Tensor, mask: Tensor | None = None) -> Reconstruction:
+        """Motions `[batch, frames, features]` as they are, frames a multiple of the stride.
+
+        mask: bool `[batch, frames / stride]`, False where a code is padding that the quantizer must not learn from.
+        """
+        if motions.shape[1] % self.stride:
+            raise AnyglotError(
+                f"motions of {motions.shape[1]} frames are no multiple of the stride {self.stride}; set the "
+                "objective's frames to one"
+            )
+        quantized = self.quantizer(self.encoder(self.normalised(motions)).float(), mask)
+        return Reconstruction(self.decoder(quantized.vectors).float(), quantized)
+
+    def normalised(self, motions: Tensor) -> Tensor:
+        """Zero mean and unit variance, as far as the training motions tell."""
+        return (motions - self.mean) / self.std
+
+    @torch.no_grad()
+    def encode(self, media: Sequence[np.ndarray]) -> list[Tensor]:
+        """Motions, float32 `[frames, features]`, to codes `[ceil(frames / stride), levels]`, on the CPU.
+
+        Padded by repeating the last frame; those of one length go through together. Raises MediaError.
+        """
+        lengths = [self._checked(motion, f"motion {index}") for index, motion in enumerate(media)]
+        codes: dict[int, Tensor] = {}
+        for length, batch in self._batches(lengths):
+            padded = [np.pad(media[i], ((0, length * self.stride - len(media[i])), (0, 0)), mode="edge") for i in batch]
+            latents = self.encoder(self.normalised(torch.from_numpy(np.stack(padded)).to(self.device)))
+            codes.update(zip(batch, self.quantizer.encode(latents).cpu(), strict=True))
+        return [codes[index].clone() for index in range(len(media))]
+
+    @torch.no_grad()
+    def decode(self, codes: Sequence[Tensor], lengths: Sequence[int] | None = None) -> list[np.ndarray]:
+        """Codes `[n, levels]` to motions, float32 `[n * stride, features]`, cut to `lengths` where they are known.
+
+        Raises AnyglotError for codes of another shape.
+        """
+        for code in codes:
+            if code.ndim != 2 or code.numel() == 0:
+                raise AnyglotError(f"motion codes must be [time, levels], got {list(code.shape)}")
+        motions: dict[int, np.ndarray] = {}
+        for _, batch in self._batches([len(code) for code in codes]):
+            stacked = torch.stack([codes[index] for index in batch]).to(self.device)
+            output = self.decoder(self.quantizer.decode(stacked)) * self.std + self.mean
+            motions.update(zip(batch, output.float().cpu().numpy(), strict=True))
+        return [motions[index][: lengths[index] if lengths else None] for index in range(len(codes))]
+
+    def read(self, source: str | Path | bytes) -> np.ndarray:
+        """A `.npy` file or its bytes as float32 `[frames, features]`. Raises MediaError naming the file."""
+        import io
+
+        name = f"{len(source)} bytes of motion" if isinstance(source, bytes) else str(source)
+        try:
+            found = np.load(io.BytesIO(source) if isinstance(source, bytes) else source, allow_pickle=False)
+        except FileNotFoundError as error:
+            raise MediaError(f"{name}: no such file; remove it from the list") from error
+        except (ValueError, OSError, EOFError) as error:
+            raise MediaError(f"{name}: not a .npy file of numbers; export the motion again") from error
+        motion = np.asarray(found, dtype=np.float32) if found.dtype.kind in "fiu" else found
+        self._checked(motion, name)
+        return motion
+
+    def write(self, media: np.ndarray, path: str | Path) -> None:
+        """Write a motion as `.npy`, atomically."""
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, media)
+
+    def _checked(self, motion: np.ndarray, name: str) -> int:
+        """How many codes a motion has."""
+        if motion.ndim != 2 or motion.shape[1] != self.config.features or motion.dtype != np.float32 or not len(motion):
+            raise MediaError(
+                f"{name}: expected float32 [frames, {self.config.features}], got {motion.dtype} {list(motion.shape)}; "
+                "make its features as the training motions' were"
+            )
+        if not np.isfinite(motion).all():
+            raise MediaError(
+                f"{name}: NaN or infinity in {int((~np.isfinite(motion)).any(1).sum())} frames; repair them"
+            )
+        if len(motion) > self.config.max_frames:
+            raise MediaError(
+                f"{name}: {len(motion)} frames, more than max_frames={self.config.max_frames}; cut it or raise it"
+            )
+        return -(-len(motion) // self.stride)
+
+    def _batches(self, lengths: Sequence[int]) -> list[tuple[int, list[int]]]:
+        """(length in codes, indices) of batches of one length, each at most batch_frames, but at least one motion."""
+        members: dict[int, list[int]] = {}
+        for index, length in enumerate(lengths):
+            members.setdefault(length, []).append(index)
+        found = []
+        for length, indices in members.items():
+            count = max(1, self.config.batch_frames // (length * self.stride))
+            found += [(length, indices[start : start + count]) for start in range(0, len(indices), count)]
+        return found
+
+
+TOKENIZER = MotionTokenizer
