@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from anyglot import __version__
 from anyglot.errors import AnyglotError, ConfigError
 
-STAGES = ("tokenizer", "text_tokenizer", "pretrain")  # modules of anyglot.train that `stage:` may name
+STAGES = ("tokenizer", "text_tokenizer", "quantizer", "pretrain")  # modules of anyglot.train that `stage:` may name
 GO_ON = "interrupted; what was finished is kept, run the same command again to go on"
 
 
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     train = verb(
         "train",
         _train,
-        "train what a config describes: a tokenizer or the language model",
+        "train what a config describes: a tokenizer, a quantizer or the language model",
         "anyglot train configs/demo/image.yaml steps=500 seed=1",
         "CONFIG [key=value ...]",
     )
@@ -192,6 +192,7 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from anyglot.config import load_mapping
 
     mapping = load_mapping(arguments.config, overrides)
+    mapping.pop("system", None)  # what a recipe says of itself, see anyglot.systems
     stage = mapping.get("stage")
     if stage not in STAGES:
         raise ConfigError(f"{arguments.config}: key 'stage' is {stage!r}, must be one of: {', '.join(STAGES)}")

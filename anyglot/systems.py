@@ -1,7 +1,8 @@
 """The systems of the survey "Discrete Tokenization for Multimodal LLMs" (Li et al., 2025), and what is built of them.
 
 `systems.tsv` lists them: 244 systems and 44 technique rows. The state of each is found, never typed: a
-recipe is `configs/systems/<id>.yaml`, and its `test:` names the test that asserts the system's claim.
+recipe is `configs/systems/<id>.yaml`: a config of `anyglot train` that says under `system:` where it comes from, the
+claim that makes it itself, and the test that asserts the claim on real data.
 """
 
 import ast
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from anyglot.config import config_root, load_mapping
+from anyglot.config import config_root, load_mapping, typed
 from anyglot.errors import ConfigError
 
 TABLE = Path(__file__).with_name("systems.tsv")
@@ -37,6 +38,20 @@ class System:
         return asdict(self)
 
 
+@dataclass
+class About:
+    """The `system:` block of a recipe. source: paper or code. claim: what the test asserts. test: pytest node id."""
+
+    source: str
+    claim: str
+    test: str
+
+
+def about(mapping: dict[str, Any], where: str) -> About:
+    """What a recipe says of itself. Raises ConfigError if it does not."""
+    return typed(About, mapping.get("system", {}), f"{where}: system")
+
+
 def systems(configs: Path | None = None, repository: Path | None = None) -> list[System]:
     """All rows in the survey's order, with their state.
 
@@ -59,7 +74,7 @@ def systems(configs: Path | None = None, repository: Path | None = None) -> list
 def _found(recipe: Path | None, repository: Path) -> dict[str, str]:
     if recipe is None:
         return {"state": "missing", "recipe": "", "test": ""}
-    test = str(load_mapping(recipe).get("test", ""))
+    test = about(load_mapping(recipe), str(recipe)).test
     state = "tested" if test and _test_exists(test, repository) else "recipe"
     return {"state": state, "recipe": f"systems/{recipe.stem}", "test": test}
 

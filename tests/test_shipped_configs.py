@@ -7,15 +7,18 @@ import pytest
 
 from anyglot import cli
 from anyglot.config import config_root, load_mapping, typed
+from anyglot.systems import about
 from anyglot.tokenizers.base import tokenizer_class
 
 NAMES = sorted(str(path.relative_to(config_root()).with_suffix("")) for path in config_root().rglob("*.yaml"))
 BASES = {"image/base"}  # to be extended: they leave out what only a run can know
 BY_FOLDER = {"corpora/demo": ("anyglot.data.corpora.demo", "DemoCorpus")}
+BY_FOLDER["corpora/vectors"] = ("anyglot.data.corpora.vectors", "VectorsCorpus")
 BY_FOLDER["corpora/recorded"] = ("anyglot.data.corpora.recorded", "RecordedCorpus")
 SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot tokenize`
     "tokenizer": ("anyglot.train.tokenizer", "TokenizerConfig"),
     "text_tokenizer": ("anyglot.train.text_tokenizer", "TextTokenizerConfig"),
+    "quantizer": ("anyglot.train.quantizer", "QuantizerStageConfig"),
     "pretrain": ("anyglot.train.pretrain", "PretrainConfig"),
     "tokenizers": ("anyglot.eval.tokenizers", "TokenizersEval"),
     "language_model": ("anyglot.eval.language_model", "LanguageModelEval"),
@@ -26,6 +29,9 @@ SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot to
 def checked(name, overrides=()):
     """A config as its dataclass, and what lies in it untyped, typed by whoever reads it."""
     mapping = load_mapping(name, overrides)
+    if name.startswith("systems/"):
+        about(mapping, name)
+        mapping.pop("system")
     if name in BY_FOLDER:
         module, schema = BY_FOLDER[name]
         mapping.pop("corpus", None)

@@ -15,13 +15,13 @@ def checkout(tmp_path):
     (tmp_path / "tests" / "test_claims.py").write_text(
         "def helper(): pass\ndef test_usage(): pass\nclass TestB:\n    def test_bits(self): pass\n"
     )
-    recipe = "levels: 4\ntest: tests/test_claims.py::"
+    recipe = "levels: 4\nsystem:\n  source: a paper\n  claim: it works\n  test: tests/test_claims.py::"
     (recipes / "simvq.yaml").write_text(f"{recipe}test_usage[simvq]\n")
     (recipes / "bsq.yaml").write_text(f"{recipe}TestB::test_bits\n")
     (recipes / "fsq.yaml").write_text(f"{recipe}test_gone\n")
     (recipes / "lfq.yaml").write_text(f"{recipe}helper\n")
-    (recipes / "pq.yaml").write_text("levels: 4\n")
-    (recipes / "opq.yaml").write_text("test: tests/test_absent.py::test_usage\n")
+    (recipes / "pq.yaml").write_text(f"{recipe}test_later\n")
+    (recipes / "opq.yaml").write_text(f"{recipe}test_usage\n".replace("test_claims", "test_absent"))
     return tmp_path
 
 
@@ -52,6 +52,12 @@ def test_state_is_found_from_recipes_and_tests(checkout):
 def test_a_recipe_of_no_system_is_an_error(checkout):
     (checkout / "configs" / "systems" / "simqv.yaml").write_text("levels: 4\n")
     with pytest.raises(ConfigError, match="no system of the survey has the id 'simqv'"):
+        systems(checkout / "configs", checkout)
+
+
+def test_a_recipe_says_what_it_claims(checkout):
+    (checkout / "configs" / "systems" / "ibq.yaml").write_text("system: {source: a paper, test: x}\n")
+    with pytest.raises(ConfigError, match="ibq.yaml: system: required key 'claim' is not set"):
         systems(checkout / "configs", checkout)
 
 

@@ -2,12 +2,14 @@
 
 Every family is a pipeline of the same steps, and writes only the middle ones:
 
-    z -> project_in -> bound -> select (codes, code vectors, losses) -> straight-through -> project_out
+    z -> project_in -> bound -> select (codes, code vectors, losses) -> pass_gradient -> project_out
 
-`bound` maps into the domain where codes are chosen (tanh for FSQ, the unit sphere for cosine VQ). The gradient
-of the code vectors with respect to the bounded vectors is the identity.
+`bound` maps into the domain where codes are chosen (tanh for FSQ, the unit sphere for cosine VQ). `pass_gradient`
+says what the gradient of the code vectors with respect to the bounded vectors is: the identity, unless a family
+has another.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anyglot.errors import AnyglotError
+from anyglot.tokenizers.quantizers.buffers import Fp32Buffers
 from anyglot.tokenizers.quantizers.search import full_precision
 
 
@@ -69,7 +72,7 @@ class Projection(nn.Linear):
         return F.linear(input, self.weight.float(), self.bias.float())
 
 
-class Quantizer(nn.Module):
+class Quantizer(Fp32Buffers):
     """Base of all families. A family writes `bound`, `assign`, `lookup` and `select`, all on flat fp32 vectors.
 
     dim: width of the vectors outside. width: of the code vectors; a projection leads to it and back where the
@@ -85,6 +88,11 @@ class Quantizer(nn.Module):
         self.dim, self.width, self.levels, self.weights = dim, width, levels, weights
         self.project_in: nn.Module = nn.Identity() if width == dim else Projection(dim, width)
         self.project_out: nn.Module = nn.Identity() if width == dim else Projection(width, dim)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return next(itertools.chain(self.buffers(), self.parameters())).device
 
     @property
     def projects(self) -> bool:
@@ -127,6 +135,10 @@ class Quantizer(nn.Module):
         Returns flat results of width `width`; the vectors carry gradients to parameters only, not to `h`.
         """
         raise NotImplementedError
+
+    def pass_gradient(self, h: Tensor, vectors: Tensor) -> Tensor:
+        """The selected vectors, with the gradient that reaches `h`: straight-through unless a family says otherwise."""
+        return straight_through(h, vectors)
 
     # What everybody calls.
 
@@ -181,6 +193,17 @@ class Quantizer(nn.Module):
         with full_precision(codes.device):
             return self.decode_flat(flat).reshape(*codes.shape[:-1], self.dim)
 
+    @torch.no_grad()
+    def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
+        """Squared distances [q, n] between queries [q, dim] and what codes [n, levels] decode to.
+
+        Families whose vectors are sums of code vectors override it with look-ups in one table per query.
+        """
+        vectors = self.decode(codes)
+        with full_precision(queries.device):
+            products = queries.float() @ vectors.t()
+        return queries.float().square().sum(1)[:, None] - 2 * products + vectors.square().sum(1)
+
     def loss(self, quantized: Quantized) -> Tensor:
         """Sum of the loss terms, each times the weight that this quantizer's config gives it."""
         terms = [self.weights[name] * value for name, value in quantized.losses.items()]
@@ -192,7 +215,7 @@ class Quantizer(nn.Module):
         """`forward` without checks; see `select` for `sample`."""
         h = self.bound(self.project_in(z))
         result = self.select(h, sample)
-        result.vectors = self.project_out(straight_through(h, result.vectors))
+        result.vectors = self.project_out(self.pass_gradient(h, result.vectors))
         return result
 
     def encode_flat(self, z: Tensor) -> Tensor:
@@ -230,10 +253,9 @@ def _check_finite(flat: Tensor, z: Tensor) -> None:
 @torch.no_grad()
 def codebooks(quantizer: Quantizer) -> list[Tensor]:
     """The vectors of every level's codes, float [size, dim]: what a code alone gives its decoder."""
-    device = next((tensor.device for tensor in quantizer.state_dict().values()), torch.device("cpu"))
     found = []
     for level, size in enumerate(quantizer.levels):
-        codes = torch.full((size, len(quantizer.levels)), -1, device=device)
-        codes[:, level] = torch.arange(size, device=device)
+        codes = torch.full((size, len(quantizer.levels)), -1, device=quantizer.device)
+        codes[:, level] = torch.arange(size, device=quantizer.device)
         found.append(quantizer.decode(codes))
     return found

@@ -4,13 +4,13 @@ Both start from k-means over the first batches and replace codes that fall out o
 codebooks: they sum their statistics, and choose replacements from the batch joined over ranks.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anyglot.tokenizers.quantizers.buffers import Fp32Buffers
 from anyglot.tokenizers.quantizers.distributed import all_reduce, broadcast, joined_rows, joined_span
 from anyglot.tokenizers.quantizers.kmeans import kmeans
 
@@ -18,7 +18,7 @@ POINTS_PER_CODE = 4  # vectors collected for k-means; fewer leave nothing for th
 SMOOTHING = 1e-5
 
 
-class Codebook(nn.Module):
+class Codebook(Fp32Buffers):
     """Codes [size, width] with their usage. Subclasses say whether `weight` is a parameter or a buffer.
 
     Args:
@@ -113,16 +113,6 @@ class Codebook(nn.Module):
         picked = torch.randperm(total, generator=chance)[: len(unused)]
         unused = unused[: len(picked)]
         self.place(unused, joined_rows(h, picked, start), mean.expand(len(unused)))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Codebook":
-        # Averages with decay 0.99 vanish in bf16: move buffers with the module, but keep their type.
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, old in before.items():
-            new = self._buffers[name]
-            if old is not None and new is not None and new.dtype != old.dtype:
-                self._buffers[name] = old.to(new.device)
-        return self
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         stored = state.get(prefix + "collected")
