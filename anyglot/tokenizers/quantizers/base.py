@@ -11,7 +11,6 @@ has another.
 
 import itertools
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 
 from anyglot.errors import AnyglotError
 from anyglot.tokenizers.quantizers.buffers import Fp32Buffers
+from anyglot.tokenizers.quantizers.gradients import straight_through as straight_through
 from anyglot.tokenizers.quantizers.search import full_precision
 
 
@@ -36,22 +36,6 @@ class Quantized:
     codes: Tensor
     losses: dict[str, Tensor]
     stats: dict[str, Tensor]
-
-
-class _StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, vectors: Tensor) -> Tensor:
-        return vectors.view_as(vectors)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        return grads[0], grads[0]
-
-
-def straight_through(z: Tensor, vectors: Tensor) -> Tensor:
-    """`vectors`, exactly, with their gradient passed to `z` as well (Bengio et al. 2013, arXiv:1308.3432)."""
-    out: Tensor = _StraightThrough.apply(z, vectors)
-    return out
 
 
 def count_codes(codes: Tensor, size: int) -> Tensor:
