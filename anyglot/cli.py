@@ -151,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="as JSON")
 
     systems = verb("systems", _systems, "list the survey's systems and their state here", "anyglot systems --json")
+    systems.add_argument("id", nargs="?", default="", metavar="ID", help="one system, with what its recipe claims")
     systems.add_argument("--json", action="store_true", help="as JSON")
     return parser
 
@@ -247,4 +248,4 @@ def _doctor(arguments: argparse.Namespace, overrides: list[str]) -> None:
 def _systems(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from anyglot.systems import show
 
-    show(arguments.json)
+    show(arguments.json, arguments.id)

@@ -7,13 +7,15 @@ claim that makes it itself, and the test that asserts the claim on real data.
 
 import ast
 import csv
+import difflib
 import functools
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from anyglot.config import config_root, load_mapping, typed
-from anyglot.errors import ConfigError
+from anyglot.errors import AnyglotError, ConfigError
 
 TABLE = Path(__file__).with_name("systems.tsv")
 
@@ -98,12 +100,16 @@ def _tests_in(file: Path) -> set[tuple[str, ...]]:
     return found
 
 
-def show(as_json: bool) -> None:
-    """Print the list, as a table or as a JSON array of objects."""
-    rows = systems()
-    if as_json:
-        import json
+def show(as_json: bool, only: str = "") -> None:
+    """Print the list, as a table or as a JSON array of objects; or one system with all that its recipe says of itself.
 
+    Raises AnyglotError if `only` is no system's id.
+    """
+    rows = systems()
+    if only:
+        _show_one(only, rows, as_json)
+        return
+    if as_json:
         print(json.dumps([row.to_json() for row in rows], indent=1, ensure_ascii=False))
         return
     from rich.console import Console
@@ -117,3 +123,19 @@ def show(as_json: bool) -> None:
     console.print(table)
     counts = {state: sum(row.state == state for row in rows) for state in colours}
     console.print(f"{len(rows)} rows: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
+
+
+def _show_one(wanted: str, rows: list[System], as_json: bool) -> None:
+    row = next((row for row in rows if row.id == wanted), None)
+    if row is None:
+        near = difflib.get_close_matches(wanted, [row.id for row in rows], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; `anyglot systems` lists them"
+        raise AnyglotError(f"the survey has no system {wanted!r}{hint}")
+    said = asdict(about(load_mapping(row.recipe), row.recipe)) if row.recipe else {}
+    if as_json:
+        print(json.dumps({**row.to_json(), **said}, indent=1, ensure_ascii=False))
+        return
+    print(f"{row.name} ({row.id}), section {row.section}: {row.state}")
+    if row.recipe:
+        print(f"  source: {said['source']}\n  claim:  {said['claim']}\n  test:   {row.test}")
+        print(f"  run:    anyglot train {row.recipe}")

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from anyglot.errors import ConfigError
+from anyglot.errors import AnyglotError, ConfigError
 from anyglot.systems import show, systems
 
 
@@ -70,6 +70,17 @@ def test_json_has_the_promised_keys(capsys):
 def test_the_table_counts_its_rows(capsys):
     show(as_json=False)
     assert "288 rows" in capsys.readouterr().out
+
+
+def test_one_system_says_what_it_claims(capsys):
+    show(as_json=False, only="fsq")
+    printed = capsys.readouterr().out
+    assert "arXiv:2309.15505" in printed
+    assert "anyglot train systems/fsq" in printed
+    show(as_json=True, only="fsq")
+    assert json.loads(capsys.readouterr().out)["claim"].startswith("Codes never")
+    with pytest.raises(AnyglotError, match="no system 'simqv'; did you mean 'simvq'"):
+        show(as_json=False, only="simqv")
 
 
 def test_every_shipped_recipe_names_a_test_that_exists():
