@@ -223,11 +223,12 @@ def test_autocast_changes_no_code(name: str) -> None:
     quantizer = trained(name).eval()
     z = vectors(2000, seed=3)
     plain = quantizer(z)
-    with torch.autocast("cpu", torch.bfloat16):
-        under = quantizer(z)
-        assert torch.equal(quantizer.encode(z), plain.codes)
-    assert torch.equal(under.codes, plain.codes)
-    assert torch.equal(under.vectors, plain.vectors)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            under = quantizer(z)
+            assert torch.equal(quantizer.encode(z), plain.codes)
+        assert torch.equal(under.codes, plain.codes)
+        assert torch.equal(under.vectors, plain.vectors)
     torch.set_float32_matmul_precision("medium")
     try:
         assert torch.equal(quantizer(z).codes, plain.codes)
