@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.tokenizers.quantizers.cases.vq import ONLINE, PROJECTED
+
 WORKER = Path(__file__).with_name("ranks_worker.py")
 VQ = {"type": "vq", "size": 8, "reset_below": 0.3, "decay": 0.9}
 CONFIGS = {
@@ -20,6 +22,15 @@ CONFIGS = {
     "vq_plain": {**VQ, "kmeans_init": False},
     "vq_learned": {**VQ, "codebook": "learned"},
     "vq_cosine": {**VQ, "metric": "cosine", "width": 3},
+    "vq_linear": {**VQ, "codebook": "linear", "kmeans_init": False, "reset_below": 0.0},
+    "vq_projected": PROJECTED,
+    "vq_affine": {**VQ, "codebook": "affine"},
+    "vq_rotation": {**VQ, "codebook": "learned", "gradient": "rotation"},
+    "vq_split": {**VQ, "reset": "split"},
+    "vq_closest": {**VQ, **ONLINE, "codebook": "learned", "reset": "closest"},
+    "vq_ema_closest": {**VQ, **ONLINE, "reset": "closest"},
+    "vq_random": {**VQ, **ONLINE, "codebook": "learned", "reset": "random"},
+    "vq_probabilistic": {**VQ, **ONLINE, "codebook": "learned", "reset": "probabilistic"},
     "residual": {"type": "residual", "levels": 2, "inner": VQ},
     "residual_learned": {"type": "residual", "levels": 2, "inner": {**VQ, "codebook": "learned", "width": 3}},
     "residual_dropout": {"type": "residual", "levels": 3, "inner": VQ, "dropout": 1.0},
