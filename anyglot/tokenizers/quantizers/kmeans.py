@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anyglot.tokenizers.quantizers.search import nearest
+from anyglot.tokenizers.quantizers.search import CODES, ROWS, nearest
 
 SAMPLE = 4  # vectors per centre that seeds are drawn from
-ROUNDS = 256  # of seeding: big codebooks draw several seeds at once
+ROUNDS = 64  # of seeding: bigger codebooks draw several seeds at once
 STEP = 1.8  # of the way to the mean; the last iteration goes to the mean itself
-ROWS, CODES = 512, 256
 
 
 @torch.no_grad()
@@ -81,24 +80,20 @@ def _plusplus(sample: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 
 def _nearest(vectors: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """As `search.nearest`, but of centres whose scores differ by less than 2^-15 of themselves any one.
-
-    A minimum along with its index is slow on CPUs. Here the index takes the place of the lowest bits of the score, so
-    that a minimum alone, which is vectorised, gives both.
-    """
+    """As `search.nearest`; on CPUs with NumPy's argmin, which is vectorised where torch's minimum with index is not."""
+    if vectors.device.type != "cpu":
+        return nearest(vectors, centres)
     keys = torch.cat([-2 * centres, centres.square().sum(1, keepdim=True)], 1)
-    number = torch.arange(CODES, dtype=torch.int32, device=vectors.device)
-    indices = torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device)
-    scores = torch.full((len(vectors),), torch.inf, device=vectors.device)
+    indices = torch.zeros(len(vectors), dtype=torch.int64)
+    scores = torch.full((len(vectors),), torch.inf)
     for row in range(0, len(vectors), ROWS):
         rows = slice(row, row + ROWS)
         queries = F.pad(vectors[rows], (0, 1), value=1.0)
         for code in range(0, len(centres), CODES):
             score = queries @ keys[code : code + CODES].t()
-            score.view(torch.int32).bitwise_and_(-CODES).bitwise_or_(number[: score.shape[1]])
-            best = score.amin(1)
+            index = torch.from_numpy(score.numpy().argmin(1))
+            best = score.gather(1, index[:, None])[:, 0]
             better = best < scores[rows]
-            index = (best.view(torch.int32) & (CODES - 1)).long() + code
-            indices[rows] = torch.where(better, index, indices[rows])
+            indices[rows] = torch.where(better, index + code, indices[rows])
             scores[rows] = torch.where(better, best, scores[rows])
     return indices, scores
