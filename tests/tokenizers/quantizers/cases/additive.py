@@ -1,0 +1,10 @@
+"""Sums of code vectors of full width."""
+
+AQ = {"type": "additive", "levels": 3, "size": 8, "iterations": 3}
+CONFIGS = {
+    "aq": {**AQ, "beam": 4},
+    "apq": {**AQ, "levels": 4, "beam": 4, "groups": 2},
+    "lsq": {**AQ, "rounds": 3, "perturb": 2},
+    "lsq_sparse": {**AQ, "rounds": 3, "perturb": 2, "density": 0.5},
+    "lsqpp": {**AQ, "rounds": 3, "perturb": 2, "relaxation": 0.5},
+}
