@@ -45,8 +45,12 @@ def count_codes(codes: Tensor, size: int) -> Tensor:
 
 def code_stats(counts: Tensor, size: int) -> dict[str, Tensor]:
     """Usage and perplexity of a codebook of `size` codes, from how often codes occur (see `count_codes`)."""
-    share = counts.float() / counts.sum().clamp(min=1)
-    return {"usage": (counts > 0).sum() / size, "perplexity": torch.special.entr(share).sum().exp()}
+    # Of big codebooks most codes occur a few times or never: logarithms of how often, not one for each code.
+    alike = torch.bincount(counts.long())  # how many codes occur 0, 1, 2 ... times
+    times = torch.arange(len(alike), device=counts.device, dtype=torch.float32)
+    total = (alike * times).sum().clamp(min=1)
+    entropy = (alike * torch.special.entr(times / total)).sum()
+    return {"usage": alike[1:].sum() / size, "perplexity": entropy.exp()}
 
 
 class Projection(nn.Linear):

@@ -37,6 +37,8 @@ CONFIGS = {
     "lfq": {"type": "lfq", "bits": 5, "temperature": 1.0},
     "residual_lfq": {"type": "residual", "levels": 2, "inner": {"type": "lfq", "bits": 5, "temperature": 1.0}},
     "fsq": {"type": "fsq", "sizes": [8, 5, 5]},
+    "bsq": {"type": "bsq", "bits": 5},
+    "bsq_grouped": {"type": "bsq", "bits": 7, "groups": 2},
 }
 
 
