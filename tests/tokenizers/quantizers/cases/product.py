@@ -1,0 +1,16 @@
+"""Products: groups of channels, trained by gradients or fitted offline."""
+
+EMA = {"type": "vq", "size": 12}
+CONFIGS = {
+    "product_ema": {"type": "product", "groups": 3, "inner": EMA},
+    "product_unequal": {"type": "product", "groups": 4, "inner": {**EMA, "codebook": "learned"}},
+    "product_residual": {"type": "product", "groups": 2, "inner": {"type": "residual", "levels": 2, "inner": EMA}},
+    "product_wide": {"type": "product", "groups": 3, "width": 9, "inner": EMA},
+    "product_low_cosine": {"type": "product", "groups": 2, "inner": {**EMA, "width": 2, "metric": "cosine"}},
+    "pq": {"type": "pq", "groups": 3, "size": 12},
+    "pq_unequal": {"type": "pq", "groups": 4, "size": 5, "learn_rotation": True, "alternations": 3},
+    "opq": {"type": "pq", "groups": 2, "size": 12, "rotation": "eigenvalue", "learn_rotation": True, "alternations": 3},
+    "pq_additive": {"type": "pq", "groups": 2, "size": 8, "levels": 2, "alternations": 2},
+    "vaq": {"type": "pq", "groups": 3, "size": 16, "rotation": "pca", "allocation": "variance", "most": 64},
+}
+OWN_GRADIENT = {"product_low_cosine"}  # projections inside the groups: test_product.py has the gradient
