@@ -1,15 +1,14 @@
 """Lloyd's k-means with a fixed seed: the start of a learned codebook, and the whole of an offline one.
 
-Three things make it fast. Seeds are drawn by k-means++ from a sample (Arthur and Vassilvitskii 2007). Centres move
-beyond the mean of their vectors (over-relaxation), so that 10 iterations end where 25 plain ones do. And the nearest
-centre is found by a vectorised minimum, see `_nearest`.
+Two things make it fast. Seeds are drawn by k-means++ from a sample (Arthur and Vassilvitskii 2007). And centres move
+beyond the mean of their vectors (over-relaxation), so that 10 iterations end where 25 plain ones do.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anyglot.tokenizers.quantizers.search import CODES, ROWS, nearest
+from anyglot.tokenizers.quantizers.search import nearest
 
 SAMPLE = 4  # vectors per centre that seeds are drawn from
 ROUNDS = 64  # of seeding: bigger codebooks draw several seeds at once
@@ -27,11 +26,11 @@ def kmeans(vectors: Tensor, size: int, iterations: int = 10, spherical: bool = F
     vectors = vectors.float()
     centres = _seeds(vectors, size)
     size = len(centres)
-    origin = torch.zeros_like(centres[0]) if spherical else vectors.mean(0)
+    origin = torch.zeros_like(centres[0]) if spherical else vectors.mean(0)  # scores lose digits far from zero
     vectors, centres = vectors - origin, centres - origin
     lengths = vectors.square().sum(1)
     for iteration in range(iterations):
-        indices, scores = _nearest(vectors, centres)
+        indices, scores = nearest(vectors, centres)
         means, counts = cluster_means(vectors, indices, centres)
         centres = means if iteration == iterations - 1 else torch.lerp(centres, means, STEP)
         empty = (counts == 0).nonzero()[:, 0]
@@ -39,9 +38,8 @@ def kmeans(vectors: Tensor, size: int, iterations: int = 10, spherical: bool = F
             centres[empty] = vectors[(lengths + scores).topk(len(empty)).indices]
         if spherical:
             centres = F.normalize(centres, dim=1)
-    centres = centres + origin
-    counts = torch.bincount(nearest(vectors + origin, centres)[0], minlength=size).float()
-    return centres, counts
+    counts = torch.bincount(nearest(vectors, centres)[0], minlength=size).float()
+    return centres + origin, counts
 
 
 def cluster_means(vectors: Tensor, indices: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,23 +75,3 @@ def _plusplus(sample: Tensor, size: int, generator: torch.Generator) -> Tensor:
         distance = torch.minimum(distance, new)
         seeds = torch.cat([seeds, drawn])
     return seeds
-
-
-def _nearest(vectors: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """As `search.nearest`; on CPUs with NumPy's argmin, which is vectorised where torch's minimum with index is not."""
-    if vectors.device.type != "cpu":
-        return nearest(vectors, centres)
-    keys = torch.cat([-2 * centres, centres.square().sum(1, keepdim=True)], 1)
-    indices = torch.zeros(len(vectors), dtype=torch.int64)
-    scores = torch.full((len(vectors),), torch.inf)
-    for row in range(0, len(vectors), ROWS):
-        rows = slice(row, row + ROWS)
-        queries = F.pad(vectors[rows], (0, 1), value=1.0)
-        for code in range(0, len(centres), CODES):
-            score = queries @ keys[code : code + CODES].t()
-            index = torch.from_numpy(score.numpy().argmin(1))
-            best = score.gather(1, index[:, None])[:, 0]
-            better = best < scores[rows]
-            indices[rows] = torch.where(better, index + code, indices[rows])
-            scores[rows] = torch.where(better, best, scores[rows])
-    return indices, scores
