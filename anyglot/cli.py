@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 from anyglot import __version__
 from anyglot.errors import AnyglotError, ConfigError
 
-STAGES = ("tokenizer", "text_tokenizer", "quantizer", "pretrain")  # modules of anyglot.train that `stage:` may name
+# Modules of anyglot.train that `stage:` may name.
+STAGES = ("tokenizer", "text_tokenizer", "quantizer", "link_prediction", "pretrain")
 GO_ON = "interrupted; what was finished is kept, run the same command again to go on"
 
 

@@ -17,6 +17,7 @@ SCHEMAS = {  # what the verbs make of a config, by its `stage` or `kind`
     "tokenizer": "anyglot.train.tokenizer:TokenizerConfig",
     "text_tokenizer": "anyglot.train.text_tokenizer:TextTokenizerConfig",
     "quantizer": "anyglot.train.quantizer:QuantizerStageConfig",
+    "link_prediction": "anyglot.train.link_prediction:LinkPredictionConfig",
     "pretrain": "anyglot.train.pretrain:PretrainConfig",
     "tokenizers": "anyglot.eval.tokenizers:TokenizersEval",
     "language_model": "anyglot.eval.language_model:LanguageModelEval",

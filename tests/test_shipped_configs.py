@@ -14,11 +14,13 @@ NAMES = sorted(str(path.relative_to(config_root()).with_suffix("")) for path in 
 BASES = {"image/base"}  # to be extended: they leave out what only a run can know
 BY_FOLDER = {"corpora/demo": ("anyglot.data.corpora.demo", "DemoCorpus")}
 BY_FOLDER["corpora/vectors"] = ("anyglot.data.corpora.vectors", "VectorsCorpus")
+BY_FOLDER["corpora/graphs"] = ("anyglot.data.corpora.graphs", "GraphsCorpus")
 BY_FOLDER["corpora/recorded"] = ("anyglot.data.corpora.recorded", "RecordedCorpus")
 SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot tokenize`
     "tokenizer": ("anyglot.train.tokenizer", "TokenizerConfig"),
     "text_tokenizer": ("anyglot.train.text_tokenizer", "TextTokenizerConfig"),
     "quantizer": ("anyglot.train.quantizer", "QuantizerStageConfig"),
+    "link_prediction": ("anyglot.train.link_prediction", "LinkPredictionConfig"),
     "pretrain": ("anyglot.train.pretrain", "PretrainConfig"),
     "tokenizers": ("anyglot.eval.tokenizers", "TokenizersEval"),
     "language_model": ("anyglot.eval.language_model", "LanguageModelEval"),
