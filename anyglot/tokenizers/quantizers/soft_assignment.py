@@ -8,10 +8,12 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from anyglot.tokenizers.quantizers.distributed import all_reduce_with_grad, mean_count
 from anyglot.tokenizers.quantizers.entropy import entropy
+from anyglot.tokenizers.quantizers.search import CODES, ROWS
 
 LIMIT = 2**22  # elements of a chunk [rows, codes]: 16 MiB
 
@@ -25,6 +27,27 @@ def similarities(h: Tensor, codebook: Tensor, kind: Similarity) -> Tensor:
     if kind == "dot":
         return products
     return 2 * products - codebook.square().sum(1) - h.square().sum(1, keepdim=True)
+
+
+@torch.no_grad()
+def most_similar(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Index int64 [n] of the largest h.w_k + b_k over weight [size, width], bias [size]; of equal ones, the first."""
+    best = torch.full((h.shape[0],), -torch.inf, device=h.device)
+    indices = torch.zeros(h.shape[0], dtype=torch.int64, device=h.device)
+    for row in range(0, h.shape[0], ROWS):
+        rows = slice(row, row + ROWS)
+        for code in range(0, weight.shape[0], CODES):
+            codes = slice(code, code + CODES)
+            score, index = F.linear(h[rows], weight[codes], None if bias is None else bias[codes]).max(1)
+            better = score > best[rows]
+            best[rows] = torch.where(better, score, best[rows])
+            indices[rows] = torch.where(better, index + code, indices[rows])
+    return indices
+
+
+def gumbel_noise(uniform: Tensor) -> Tensor:
+    """Standard Gumbel noise of uniform noise in [0, 1], finite at both ends."""
+    return -(-uniform.clamp(1e-20, 1 - 1e-7).log()).log()
 
 
 def by_rows(function: Callable[[Tensor], T], h: Tensor, size: int) -> Iterator[T]:
