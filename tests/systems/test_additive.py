@@ -1,0 +1,87 @@
+"""Additive and composite quantizers against product and residual ones on held-out real vectors, at equal bytes."""
+
+import copy
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from anyglot.tokenizers.quantizers import build, least_squares
+
+AQ = {"type": "additive", "levels": 4, "size": 64, "iterations": 5}
+PQ = {"type": "pq", "groups": 4, "size": 64}
+OPQ = {**PQ, "rotation": "eigenvalue", "learn_rotation": True, "alternations": 10}
+RVQ = {"type": "rvq", "levels": 4, "size": 64}
+
+
+def seconds(function: Callable[[], Any], repeats: int = 5) -> float:
+    """CPU seconds of a call, the best of several."""
+    found = []
+    for _ in range(repeats):
+        began = time.process_time()
+        function()
+        found.append(time.process_time() - began)
+    return min(found)
+
+
+def test_aq(train_recipe: Callable[..., Any], train_like: Callable[..., Any]) -> None:
+    trained = train_recipe("aq")
+    for baseline in (PQ, RVQ, {**RVQ, "beam": 8}):
+        other = train_like("aq", baseline).measured
+        assert other.bits == trained.measured.bits
+        assert trained.measured.distortion < 0.97 * other.distortion, baseline
+    objective = build(trained.config.quantizer, trained.vectors.width).fit(trained.vectors.train[:2000])
+    assert all(later <= earlier for earlier, later in itertools.pairwise(objective))
+
+
+def test_apq(train_recipe: Callable[..., Any], train_like: Callable[..., Any]) -> None:
+    trained, aq = train_recipe("apq"), train_recipe("aq")
+    opq = train_like("apq", OPQ)
+    assert trained.measured.bits == aq.measured.bits == opq.measured.bits
+    assert aq.measured.distortion < trained.measured.distortion < 0.97 * opq.measured.distortion
+    x = trained.vectors.train
+    assert seconds(lambda: trained.quantizer.encode(x)) < 0.8 * seconds(lambda: aq.quantizer.encode(x))
+
+
+def test_lsq(train_recipe: Callable[..., Any], train_like: Callable[..., Any]) -> None:
+    trained = train_recipe("lsq")
+    for baseline in (RVQ, {**AQ, "beam": 1}, {**AQ, "beam": 2}):
+        assert trained.measured.distortion < 0.97 * train_like("lsq", baseline).measured.distortion, baseline
+    x, before = trained.vectors.heldout, None
+    quantizer = copy.deepcopy(trained.quantizer)
+    for rounds in (0, 1, 4, 12, 24):
+        quantizer.config = replace(quantizer.config, rounds=rounds)
+        error = (quantizer.decode(quantizer.encode(x)) - x).square().sum(1)
+        assert before is None or ((error <= before * (1 + 1e-6)).all() and error.mean() < before.mean())
+        before = error
+    sparse = train_like("lsq", {**trained.config.quantizer, "density": 0.5})
+    assert (sparse.quantizer.codebooks != 0).float().mean() <= 0.5
+    assert sparse.measured.distortion < 1.03 * trained.measured.distortion
+
+
+def dense_update(codes: Tensor, x: Tensor, codebooks: Tensor, ridge: float) -> Tensor:
+    """The codebooks by a dense 0/1 matrix of codes."""
+    levels, size, width = codebooks.shape
+    chosen = F.one_hot(codes, size).flatten(1).double()
+    system = chosen.t() @ chosen + ridge * torch.eye(levels * size, dtype=torch.float64)
+    flat = codebooks.reshape(-1, width).double()
+    return torch.linalg.solve(system, chosen.t() @ x.double() + ridge * flat).reshape(codebooks.shape).float()
+
+
+def test_lsqpp(train_recipe: Callable[..., Any]) -> None:
+    trained, lsq = train_recipe("lsqpp"), train_recipe("lsq")
+    assert trained.measured.distortion < 0.995 * lsq.measured.distortion
+    x, books, size = trained.vectors.train, trained.quantizer.codebooks, trained.config.quantizer["size"]
+    codes = trained.quantizer.encode(x)
+
+    def update() -> Tensor:
+        counts, sums = least_squares.pair_counts(codes, size), least_squares.code_sums(codes, x, size)
+        return least_squares.solve(counts, sums, books, 0.01)
+
+    torch.testing.assert_close(update(), dense_update(codes, x, books, 0.01), rtol=1e-3, atol=1e-4)
+    assert seconds(update) < 0.7 * seconds(lambda: dense_update(codes, x, books, 0.01))
