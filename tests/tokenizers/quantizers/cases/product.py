@@ -12,5 +12,9 @@ CONFIGS = {
     "opq": {"type": "pq", "groups": 2, "size": 12, "rotation": "eigenvalue", "learn_rotation": True, "alternations": 3},
     "pq_additive": {"type": "pq", "groups": 2, "size": 8, "levels": 2, "alternations": 2},
     "vaq": {"type": "pq", "groups": 3, "size": 16, "rotation": "pca", "allocation": "variance", "most": 64},
+    "lopq": {"type": "lopq", "cells": 4, "groups": 3, "size": 12},
+    "ptq": {"type": "ptq", "parts": [1, 3], "size": 8, "alternations": 2},
+    "online_pq": {"type": "online_pq", "groups": 3, "size": 12, "start": 100, "batch": 64, "window": 200},
+    "online_opq": {"type": "online_pq", "groups": 4, "size": 12, "start": 100, "batch": 64, "rotation": "follow"},
 }
 OWN_GRADIENT = {"product_low_cosine"}  # projections inside the groups: test_product.py has the gradient
