@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor
 
 from anyglot.tokenizers.quantizers.beam import beam_encode, greedy_encode, sum_of
+from anyglot.tokenizers.quantizers.kmeans import cluster_means
 from anyglot.tokenizers.quantizers.search import nearest
 from anyglot.tokenizers.quantizers.staged import transition
 
@@ -21,7 +21,7 @@ def joint(x: Tensor, codebooks: Tensor, beam: int, sweeps: int) -> Refined:
     for _ in range(sweeps):
         for level, codebook in enumerate(codebooks):
             target = left + codebook[codes[:, level]]
-            codebooks[level] = means(target, codes[:, level], codebook)
+            codebooks[level] = cluster_means(target, codes[:, level], codebook)[0]
             codes[:, level] = nearest(target, codebooks[level])[0]
             left = target - codebooks[level][codes[:, level]]
         yield codebooks, _error(left)
@@ -40,7 +40,7 @@ def stacked(x: Tensor, codebooks: Tensor, beam: int, sweeps: int) -> Refined:
         codes = beam_encode(x, trial, beam)
         for level in range(len(trial)):
             left = x - sum_of(trial, codes)
-            trial[level] = means(left + trial[level][codes[:, level]], codes[:, level], trial[level])
+            trial[level] = cluster_means(left + trial[level][codes[:, level]], codes[:, level], trial[level])[0]
             if beam > 1:
                 codes = beam_encode(x, trial, beam)
             else:
@@ -75,14 +75,10 @@ def revisit(x: Tensor, codebooks: Tensor, beam: int, sweeps: int, iterations: in
 
 def _fits(target: Tensor, codes: Tensor, iterations: int) -> list[Callable[[Tensor], Tensor]]:
     """Ways to fit a codebook anew, boldest first: clusters of their own, or means of the clusters that there are."""
-    return [lambda codebook: transition(target, codebook, iterations), lambda codebook: means(target, codes, codebook)]
-
-
-def means(x: Tensor, codes: Tensor, codebook: Tensor) -> Tensor:
-    """The mean of the vectors [n, d] of each code, [K, d]; codes that none has keep their vector."""
-    counts = torch.bincount(codes, minlength=len(codebook))[:, None]
-    sums = torch.zeros_like(codebook).index_add_(0, codes, x)
-    return torch.where(counts > 0, sums / counts.clamp(min=1), codebook)
+    return [
+        lambda codebook: transition(target, codebook, iterations),
+        lambda codebook: cluster_means(target, codes, codebook)[0],
+    ]
 
 
 def _error(left: Tensor) -> float:

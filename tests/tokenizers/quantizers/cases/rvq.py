@@ -10,5 +10,9 @@ CONFIGS = {
     "rvq_revisit": {**RVQ, "start": "subspace", "refine": "revisit", "sweeps": 1, "beam": 3},
     "rvq_projected": {**RVQ, "start": "projected", "axes": 3},
     "rvq_parametric": {**RVQ, "levels": 4, "start": "parametric", "groups": 2},
+    "compq": {"type": "compq", "size": 12, "levels": 3, "beam": 2, "epochs": 2},
+    "trq": {"type": "trq", "size": 12, "levels": 3, "alignments": 2},
+    "qinco": {"type": "qinco", "size": 12, "levels": 3, "hidden": 8, "epochs": 2},
+    "qinco2": {"type": "qinco", "size": 12, "levels": 3, "hidden": 8, "epochs": 2, "preselect": 4, "beam": 3, "pairs": 2},
     "rvq_nonparametric": {**RVQ, "levels": 4, "start": "nonparametric", "groups": 2},
 }
