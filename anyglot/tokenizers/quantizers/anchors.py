@@ -194,8 +194,10 @@ def nearest_anchors(graph: KnowledgeGraph, anchors: Ints, count: int) -> tuple[I
     for first in range(0, len(anchors), BLOCK):
         hops = hop_distances(graph, anchors[first : first + BLOCK]).T
         numbered = hops * len(anchors) + np.arange(first, first + hops.shape[1])
-        both = np.concatenate([best, np.where(hops == UNREACHED, far, numbered)], axis=1)
-        best = np.sort(both, axis=1)[:, :count]
+        best = np.concatenate([best, np.where(hops == UNREACHED, far, numbered)], axis=1)
+        if count < best.shape[1]:
+            best = np.partition(best, count, axis=1)[:, :count]
+    best = np.sort(best, axis=1)
     hops, nearest = np.divmod(best, max(len(anchors), 1))
     unreached = best == far
     return np.where(unreached, UNREACHED, nearest), np.where(unreached, UNREACHED, hops)
@@ -207,7 +209,7 @@ def sample_relations(graph: KnowledgeGraph, count: int, seed: int = 0) -> Ints:
     Relation r + R is the inverse of r. An entity that has more than `count` keeps those that its name draws.
     """
     source, relation, _ = graph.edges
-    source, relation = np.unique(np.stack([source, relation]), axis=1)
+    source, relation = np.divmod(np.unique(source * 2 * len(graph.relations) + relation), 2 * len(graph.relations))
     keys = name_keys(graph.relations)
     draws = mix(graph.keys[source], np.r_[keys, ~keys][relation], seed)
     order = np.lexsort((draws, source))
