@@ -4,8 +4,8 @@
 
 A training step is forward, backward and codebook update; codes are compared from equal codebooks. CPU seconds are those
 of the process, wall seconds beside them, memory is the growth of the resident set (on a GPU, of what is allocated).
-Writes quantizers.json, quantizers.md and plots after every section, and keeps the sections that it did not run; with
---device cuda they are called quantizers_cuda.
+Writes quantizers.json after every row, quantizers.md after every section, plots in the end, and keeps the sections that
+it did not run; with --device cuda they are called quantizers_cuda.
 """
 
 import argparse
@@ -149,14 +149,14 @@ def main() -> None:
     for name, key, section in SECTIONS:
         if name not in wanted:
             continue
-        began, rows = time.perf_counter(), []
+        began, rows, before = time.perf_counter(), [], results.get(key, [])
         for row in section(options):
             rows.append(row)
             print(f"{name}: {json.dumps(row)}", flush=True)
-        results[key] = rows
+            write_json(path, {**results, key: rows + before[len(rows) :]})  # so that an interruption loses nothing
         made = {"command": " ".join(["python", *sys.argv]), "seconds": round(time.perf_counter() - began, 1)}
         sections = {**results.get("about", {}).get("sections", {}), key: made}
-        results["about"] = {**about(arguments), "sections": sections}
+        results |= {key: rows, "about": {**about(arguments), "sections": sections}}
         write_json(path, results)
         write_text(path.with_suffix(".md"), report.markdown(results, path))
     report.draw(results, path)

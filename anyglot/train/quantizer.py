@@ -5,11 +5,10 @@ Results in `out`: quantizer/ (see `tokenizers.quantizers.store`), metrics.json, 
 
 import json
 import math
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from anyglot.tokenizers.quantizers.fitted import FittedQuantizer
 from anyglot.tokenizers.quantizers.health import Health, LevelHealth
 from anyglot.tokenizers.quantizers.retrieval import recall
 from anyglot.train.device import local_device
+from anyglot.train.health import health_scalars, show_health
 from anyglot.train.log import TrainingLog
 from anyglot.train.schedule import ScheduleConfig, factor
 from anyglot.train.vectors import Vectors, VectorsConfig, load_vectors
@@ -47,6 +47,8 @@ class QuantizerStageConfig:
 
     out: the run's folder. vectors: what to learn from. quantizer: see docs/quantizers.md.
     autoencoder, steps, batch_size, lr, schedule: of quantizers that learn by gradients; fitted ones need none.
+    objective: what reconstruction is trained by: "mse", or "likelihood": width / 2 times the logarithm of that, for a
+    decoder with Gaussian noise as large as its error (what the evidence bound of sq_vae stands beside).
     recall: R of recall@R that are measured, held-out vectors as queries against the training vectors as database.
     """
 
@@ -58,6 +60,7 @@ class QuantizerStageConfig:
     steps: int = 400
     batch_size: int = 512
     lr: float = 2e-3
+    objective: Literal["mse", "likelihood"] = "mse"
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(kind="cosine", warmup=20, final=0.05))
     recall: list[int] = field(default_factory=list)
     seed: int = 0
@@ -118,10 +121,10 @@ def run(mapping: dict[str, Any], where: str) -> None:
     vectors = load_vectors(config.vectors)
     with TrainingLog(out, f"{config.quantizer['type']} quantizer") as log:
         model = train(config, vectors, where, log)
+        show_health(code_health(model, vectors), log, config.steps, out / "health.png")
     measured = measure(model, vectors, config.recall)
     store.save(model.quantizer, config.quantizer, out / "quantizer")
     write_json(out / "metrics.json", measured.to_json())
-    plot_health(model, vectors, out / "health.png")
     write_json(done, {"config": to_mapping(config), "seconds": round(time.time() - began, 1)})
     print(summary(config, measured))
 
@@ -158,7 +161,8 @@ def _descend(model: VectorAutoencoder, x: Tensor, config: QuantizerStageConfig, 
         batch = x[torch.randint(len(x), (config.batch_size,), generator=generator).to(x.device)]
         decoded, quantized = model(batch.requires_grad_())  # a codebook alone has no parameters to make a graph
         error = (decoded - batch.detach()).square().mean()
-        loss = error + model.quantizer.loss(quantized)
+        fit = error if config.objective == "mse" else batch.shape[1] / 2 * error.log()
+        loss = fit + model.quantizer.loss(quantized)
         if not bool(torch.isfinite(loss)):
             raise AnyglotError(f"the loss became {float(loss)} at step {step}; lower lr and run again")
         if optimizer is not None:
@@ -172,19 +176,11 @@ def _descend(model: VectorAutoencoder, x: Tensor, config: QuantizerStageConfig, 
             if (step + 1) % LOG_EVERY == 0 or step + 1 == config.steps:
                 terms = {"loss": loss, "error": error, **quantized.losses}
                 log.scalars(
-                    step + 1, config.steps, {**{k: float(v.detach()) for k, v in terms.items()}, **logged(health)}
+                    step + 1,
+                    config.steps,
+                    {**{k: float(v.detach()) for k, v in terms.items()}, **health_scalars(health)},
                 )
                 health = Health(model.quantizer.levels)
-
-
-def logged(health: Health) -> dict[str, float]:
-    """Health as flat names for a log: `quantizer/usage_0`, `quantizer/dead_0`, `quantizer/perplexity_0`, ..."""
-    return {
-        f"quantizer/{name}_{level}": value
-        for level, found in enumerate(health.result())
-        for name, value in found.to_json().items()
-        if name != "size"
-    }
 
 
 @torch.no_grad()
@@ -195,48 +191,21 @@ def measure(model: VectorAutoencoder, vectors: Vectors, recall_at: list[int]) ->
     for part in torch.split(vectors.heldout.to(device), ENCODE):
         squared += float((model(part)[0] - part).double().square().sum())
     spread = float((vectors.heldout - vectors.train.mean(0)).double().square().sum())
-    health = Health(model.quantizer.levels)
-    for part in torch.split(vectors.train.to(device), ENCODE):
-        health.update(model.quantizer.encode(model.encoder(part)))
     found = {}
     if recall_at:
         queries, database = model.encoder(vectors.heldout.to(device)), model.encoder(vectors.train.to(device))
         found = recall(model.quantizer, queries, database, tuple(recall_at))
     bits = sum(math.log2(size) for size in model.quantizer.levels)
-    return Measured(squared / len(vectors.heldout), squared / spread, bits, health.result(), found)
+    return Measured(squared / len(vectors.heldout), squared / spread, bits, code_health(model, vectors).result(), found)
 
 
-def plot_health(model: VectorAutoencoder, vectors: Vectors, path: Path) -> None:
-    """Draw how often each level's codes occur, most frequent first, beside an even use of all."""
-    try:
-        import matplotlib
-    except ImportError:
-        print(f"no {path.name}: drawing needs pip install 'anyglot[eval]'", file=sys.stderr)
-        return
-    from anyglot.files import atomic_path
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+@torch.no_grad()
+def code_health(model: VectorAutoencoder, vectors: Vectors) -> Health:
+    """The use of codes over the training vectors."""
     health = Health(model.quantizer.levels)
-    with torch.no_grad():
-        for part in torch.split(vectors.train.to(model.quantizer.device), ENCODE):
-            health.update(model.quantizer.encode(model.encoder(part)))
-    figure, axis = pyplot.subplots(figsize=(5, 3))
-    for level, (size, found) in enumerate(zip(model.quantizer.levels, health.result(), strict=True)):
-        counts = health.counts(level)
-        share = (torch.arange(len(counts)) + 1) / size
-        axis.plot(
-            share, counts / counts.sum() * size, label=f"level {level}: {found.bits:.1f} of {math.log2(size):.1f} bits"
-        )
-    axis.axhline(1, color="#c5cad3", linewidth=0.8)
-    axis.set(xlim=(0, 1), yscale="log", xlabel="share of the codebook", ylabel="use, times an even one")
-    if len(model.quantizer.levels) <= 8:
-        axis.legend(frameon=False, fontsize=7)
-    figure.tight_layout()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    pyplot.close(figure)
+    for part in torch.split(vectors.train.to(model.quantizer.device), ENCODE):
+        health.update(model.quantizer.encode(model.encoder(part)))
+    return health
 
 
 def summary(config: QuantizerStageConfig, measured: Measured) -> str:
