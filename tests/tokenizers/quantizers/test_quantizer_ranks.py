@@ -38,6 +38,7 @@ CONFIGS = {
     "residual_lfq": {"type": "residual", "levels": 2, "inner": {"type": "lfq", "bits": 5, "temperature": 1.0}},
     "fsq": {"type": "fsq", "sizes": [8, 5, 5]},
     "bsq": {"type": "bsq", "bits": 5},
+    "hierarchy": {"type": "hierarchy", "cells": [1, 5], "inner": [VQ, VQ]},
     "bsq_grouped": {"type": "bsq", "bits": 7, "groups": 2},
 }
 

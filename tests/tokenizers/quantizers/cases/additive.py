@@ -8,3 +8,9 @@ CONFIGS = {
     "lsq_sparse": {**AQ, "rounds": 3, "perturb": 2, "density": 0.5},
     "lsqpp": {**AQ, "rounds": 3, "perturb": 2, "relaxation": 0.5},
 }
+CQ = {"type": "composite", "levels": 2, "size": 8, "iterations": 3}
+CONFIGS |= {
+    "cq": CQ,
+    "cq_sparse": {**CQ, "density": 0.5},
+    "cq_supervised": {**CQ, "subspace": 4, "size": 32},
+}
