@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -27,20 +29,23 @@ class Cost:
         }
 
 
-def measure(step: Callable[[], Any], device: torch.device, steps: int = 7, seconds: float = 6.0) -> Cost:
-    """Cost of `step`, the best of two at least, of up to `steps` while they take less than `seconds` together."""
+def measure(step: Callable[[], T], device: torch.device, steps: int = 7, seconds: float = 6.0) -> tuple[Cost, T]:
+    """Cost of `step`, the best of two at least, of up to `steps` while they take less than `seconds` together; and what
+    the first of them returned."""
     cost, began, done = Cost(float("inf"), float("inf"), 0.0), time.perf_counter(), 0
     while done < 2 or (done < steps and time.perf_counter() - began < seconds):
         before = _start_memory(device)
         cpu, wall = time.process_time(), time.perf_counter()
-        step()
+        result = step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         cost.cpu = min(cost.cpu, time.process_time() - cpu)
         cost.wall = min(cost.wall, time.perf_counter() - wall)
         cost.memory = max(cost.memory, _peak_memory(device) - before)
+        if done == 0:
+            first = result
         done += 1
-    return cost
+    return cost, first
 
 
 def ratios(ours: Cost, other: Cost) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Training steps of ours and of vector-quantize-pytorch, from equal codebooks on equal vectors, in one process."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -81,41 +82,43 @@ def bits(kind: str, count: int, vectors: int, alone: bool = False) -> Case:
 def compare(case: Case, seed: int, device: torch.device) -> dict[str, Any]:
     """One row: the cell, what a step costs ours and the peer, and for how many vectors the codes are equal.
 
-    A step is forward, backward and codebook update.
+    A step is forward, backward and codebook update; codes are those of the first step.
     """
     torch.manual_seed(seed)
     ours = build(case.config, case.cell["D"]).to(device)
     z = torch.randn(1, case.cell["N"], case.cell["D"], device=device, requires_grad=True)
     _our_step(ours, z[:, :64])  # first calls set up threads and buffers
     if case.make_peer is None:
-        return {**case.cell, **measure(lambda: _our_step(ours.train(), z), device).to_json()}
+        return {**case.cell, **measure(lambda: _our_step(ours, z), device)[0].to_json()}
     other = case.make_peer().to(device)
     _peer_step(other, z[:, :64])
     case.share(ours, other)
-    with torch.no_grad():
-        our_codes, peer_codes = ours.eval().encode(z)[0], case.order(other.eval()(z)[1][0])
-    equal = (our_codes == peer_codes.view_as(our_codes)).all(-1)
+    before = copy.deepcopy(ours).eval()
+    cost, our_codes = measure(lambda: _our_step(ours, z), device)
+    peer_cost, peer_codes = measure(lambda: _peer_step(other, z), device)
+    peer_codes = case.order(peer_codes).view_as(our_codes)
+    equal = (our_codes == peer_codes).all(-1)
     row = {**case.cell, "codes_equal": equal.float().mean().item()}
     if case.config["type"] == "vq" and not bool(equal.all()):
-        row["ours_nearer"], row["peer_nearer"] = _nearer(ours, z[0][~equal], our_codes[~equal, 0], peer_codes[~equal])
-    ours.train(), other.train()
-    cost = measure(lambda: _our_step(ours, z), device)
-    peer_cost = measure(lambda: _peer_step(other, z), device)
+        row["ours_nearer"], row["peer_nearer"] = _nearer(before, z[~equal], our_codes[~equal], peer_codes[~equal])
     return {**row, **cost.to_json(), **peer_cost.to_json("peer_"), **ratios(cost, peer_cost)}
 
 
+@torch.no_grad()
 def _nearer(ours: Quantizer, z: Tensor, our_codes: Tensor, peer_codes: Tensor) -> tuple[int, int]:
     """Where codes differ: how often ours is nearer, and how often the peer's, in float64."""
     h = ours.bound(z).double()
-    ours_at, peer_at = ((h - ours.decode(codes[:, None]).double()).square().sum(1) for codes in (our_codes, peer_codes))
+    ours_at, peer_at = ((h - ours.decode(codes).double()).square().sum(1) for codes in (our_codes, peer_codes))
     return int((ours_at < peer_at).sum()), int((peer_at < ours_at).sum())
 
 
-def _our_step(quantizer: Quantizer, z: Tensor) -> None:
+def _our_step(quantizer: Quantizer, z: Tensor) -> Tensor:
     result = quantizer(z)
     (quantizer.loss(result) + result.vectors.sum()).backward()
+    return result.codes
 
 
-def _peer_step(quantizer: nn.Module, z: Tensor) -> None:
-    vectors, _, *losses = quantizer(z)
+def _peer_step(quantizer: nn.Module, z: Tensor) -> Tensor:
+    vectors, codes, *losses = quantizer(z)
     (vectors.sum() + sum(loss.sum() for loss in losses)).backward()
+    return codes
