@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anyglot.tokenizers.quantizers import build, least_squares
+from anyglot.tokenizers.quantizers import Quantizer, build, least_squares
+from anyglot.tokenizers.quantizers.local_search import cross_products
+from anyglot.tokenizers.quantizers.retrieval import asymmetric_search
+from anyglot.tokenizers.quantizers.search import nearest
 
 AQ = {"type": "additive", "levels": 4, "size": 64, "iterations": 5}
 PQ = {"type": "pq", "groups": 4, "size": 64}
@@ -85,3 +88,54 @@ def test_lsqpp(train_recipe: Callable[..., Any]) -> None:
 
     torch.testing.assert_close(update(), dense_update(codes, x, books, 0.01), rtol=1e-3, atol=1e-4)
     assert seconds(update) < 0.7 * seconds(lambda: dense_update(codes, x, books, 0.01))
+
+
+def recall_without_norms(trained: Any) -> tuple[float, float]:
+    """recall@10 by exact distances to decoded vectors, and without the inner products between code vectors."""
+    queries, database = trained.vectors.heldout, trained.vectors.train
+    codes = trained.quantizer.encode(database)
+    exact = Quantizer.distances(trained.quantizer, queries, codes)
+    truth = nearest(queries, database)[0][:, None]
+    kinds = (exact, exact - cross_products(trained.quantizer.codebooks, codes))
+    found = [float((kind.topk(10, largest=False).indices == truth).any(1).float().mean()) for kind in kinds]
+    return found[0], found[1]
+
+
+def test_cq(train_recipe: Callable[..., Any], train_like: Callable[..., Any]) -> None:
+    trained = train_recipe("cq")
+    opq, aq = train_like("cq", OPQ), train_like("cq", {**AQ, "beam": 4})
+    assert trained.measured.bits == opq.measured.bits == aq.measured.bits
+    assert trained.measured.distortion < 0.97 * opq.measured.distortion
+    spread = {}
+    for name, quantizer in (("cq", trained.quantizer), ("aq", aq.quantizer)):
+        spread[name] = float(cross_products(quantizer.codebooks, quantizer.encode(trained.vectors.heldout)).std())
+    assert spread["cq"] < 0.05 * spread["aq"]
+    with_norms, without = recall_without_norms(trained)
+    assert without > 0.96 * with_norms
+    assert abs(trained.measured.recall[10] - without) < 0.005  # its own search uses no norms
+    with_norms, without = recall_without_norms(aq)
+    assert without < 0.5 * with_norms
+
+
+def test_sq_sparse(train_recipe: Callable[..., Any], train_like: Callable[..., Any]) -> None:
+    trained, dense = train_recipe("sq-sparse"), train_recipe("cq")
+    pq, opq = train_like("sq-sparse", PQ), train_like("sq-sparse", OPQ)
+    entries = int((trained.quantizer.codebooks != 0).sum())
+    assert entries <= 64 * trained.vectors.width  # what product quantization multiplies for a query's table
+    assert trained.measured.distortion < 0.97 * opq.measured.distortion < 0.97 * pq.measured.distortion
+    assert trained.measured.distortion < 1.03 * dense.measured.distortion
+    assert trained.measured.recall[10] > 0.97 * dense.measured.recall[10]
+
+
+def same_class(trained: Any) -> float:
+    """Of the ten nearest training vectors of held-out queries, by their codes: the share of the query's class."""
+    vectors = trained.vectors
+    found = asymmetric_search(trained.quantizer, vectors.heldout, trained.quantizer.encode(vectors.train), 10)
+    return float((vectors.train_labels[found] == vectors.heldout_labels[:, None]).float().mean())
+
+
+def test_sq_supervised(train_recipe: Callable[..., Any], train_like: Callable[..., Any]) -> None:
+    trained = train_recipe("sq-supervised")
+    plain = train_like("sq-supervised", {**trained.config.quantizer, "subspace": 0})
+    assert trained.measured.bits == plain.measured.bits
+    assert same_class(trained) > same_class(plain) + 0.02

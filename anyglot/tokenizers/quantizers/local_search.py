@@ -6,7 +6,7 @@ With c the chosen code vectors, |x - sum c|^2 - |x|^2 = sum_m (|c_m|^2 - 2 x.c_m
 codes alone, and of pairs of codes, so that a step is a sum of table rows, whatever the width of the vectors.
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,7 +14,14 @@ from torch.nn import functional as F
 
 ROWS = 1024  # vectors searched at once: their scores are [ROWS, levels, codes]
 
-Score = Callable[[Tensor, Tensor], Tensor]  # (scores without pairs [n, K], sums over pairs [n, K]) -> scores [n, K]
+
+@dataclass
+class Constant:
+    """What composite quantization wants of the chosen code vectors: sum_{i != j} c_i.c_j near `value`; a squared
+    difference costs `weight`."""
+
+    value: float
+    weight: float
 
 
 def sum_rows(table: Tensor, rows: Tensor) -> Tensor:
@@ -32,9 +39,18 @@ def sum_codes(codebooks: Tensor, codes: Tensor) -> Tensor:
     return sum_rows(codebooks.reshape(-1, width), flat)
 
 
-def errors(vectors: Tensor, codebooks: Tensor, codes: Tensor) -> Tensor:
-    """Squared distance of each vector [n, width] to its codes' sum."""
-    return (vectors - sum_codes(codebooks, codes)).square().sum(1)
+def cross_products(codebooks: Tensor, codes: Tensor) -> Tensor:
+    """sum_{i != j} c_i.c_j [n] of the code vectors of codes [n, m]."""
+    lengths = codebooks.square().sum(2, keepdim=True)
+    return sum_codes(codebooks, codes).square().sum(1) - sum_codes(lengths, codes)[:, 0]
+
+
+def errors(vectors: Tensor, codebooks: Tensor, codes: Tensor, constant: Constant | None = None) -> Tensor:
+    """Squared distance [n] of each vector [n, width] to its codes' sum, plus what `constant` costs."""
+    error = (vectors - sum_codes(codebooks, codes)).square().sum(1)
+    if constant is None:
+        return error
+    return error + constant.weight * (cross_products(codebooks, codes) - constant.value).square()
 
 
 def perturbations(rounds: int, levels: int, size: int, changed: int) -> list[tuple[Tensor, Tensor]]:
@@ -56,7 +72,13 @@ def perturbations(rounds: int, levels: int, size: int, changed: int) -> list[tup
 
 @torch.no_grad()
 def local_search(
-    vectors: Tensor, codebooks: Tensor, codes: Tensor, rounds: int, changed: int, sweeps: int = 4
+    vectors: Tensor,
+    codebooks: Tensor,
+    codes: Tensor,
+    rounds: int,
+    changed: int,
+    sweeps: int = 4,
+    constant: Constant | None = None,
 ) -> Tensor:
     """Better codes than `codes`, or the same.
 
@@ -73,10 +95,12 @@ def local_search(
     found = []
     for x, start in zip(torch.split(vectors, ROWS), torch.split(codes, ROWS), strict=True):
         tables = unary_tables(x, codebooks, pairs)
-        best, lowest = start, errors(x, codebooks, start)
+        best, lowest = start, errors(x, codebooks, start, constant)
         for order, shift in plan:
-            tried = sweep(tables, (best + shift.to(best.device)) % size, order.tolist(), sweeps)
-            error = errors(x, codebooks, tried)
+            begin = (best + shift.to(best.device)) % size
+            crossed = None if constant is None else cross_products(codebooks, begin)
+            tried = sweep(tables, begin, order.tolist(), sweeps, constant, crossed)
+            error = errors(x, codebooks, tried, constant)
             better = error < lowest
             best = torch.where(better[:, None], tried, best)
             lowest = torch.where(better, error, lowest)
@@ -100,8 +124,18 @@ def unary_tables(vectors: Tensor, codebooks: Tensor, pairs: Tensor) -> Tensor:
     return torch.cat([pairs, alone], 1)
 
 
-def sweep(tables: Tensor, codes: Tensor, order: list[int], sweeps: int) -> Tensor:
-    """Set each level's code to the best given the others, in this order, until nothing changes or `sweeps` times."""
+def sweep(
+    tables: Tensor,
+    codes: Tensor,
+    order: list[int],
+    sweeps: int,
+    constant: Constant | None = None,
+    crossed: Tensor | None = None,
+) -> Tensor:
+    """Set each level's code to the best given the others, in this order, until nothing changes or `sweeps` times.
+
+    tables: [m, m * K + n, K], see `unary_tables`. crossed: where there is a `constant`, the `cross_products` of codes.
+    """
     levels, _, size = tables.shape
     codes = codes.clone()
     offsets = torch.arange(levels, device=codes.device) * size
@@ -109,10 +143,19 @@ def sweep(tables: Tensor, codes: Tensor, order: list[int], sweeps: int) -> Tenso
     for _ in range(sweeps):
         now = codes[active]
         before = now.clone()
-        picked = torch.cat([now + offsets, active[:, None] + levels * size], 1)
+        alone = active[:, None] + levels * size
+        picked = torch.cat([now + offsets, alone], 1)
         for level in order:
             others = [m for m in range(levels + 1) if m != level]
-            now[:, level] = first_lowest(sum_rows(tables[level], picked[:, others]))
+            if constant is None or crossed is None:
+                now[:, level] = first_lowest(sum_rows(tables[level], picked[:, others]))
+            else:
+                pairs = sum_rows(tables[level], picked[:, others[:-1]])
+                rest = crossed[active] - pairs.gather(1, now[:, level, None])[:, 0]
+                off = pairs + (rest - constant.value)[:, None]
+                scores = tables[level][alone[:, 0]] + pairs + constant.weight * off.square()
+                now[:, level] = first_lowest(scores)
+                crossed[active] = rest + pairs.gather(1, now[:, level, None])[:, 0]
             picked[:, level] = now[:, level] + level * size
         codes[active] = now
         active = active[(now != before).any(1)]
