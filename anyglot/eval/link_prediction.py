@@ -2,7 +2,7 @@
 
 For a triple (h, r, t), every entity is scored as the tail of (h, r, ?) and of (t, inverse of r, ?). The rank of the
 true one is its place among entities that are not known to be true as well. An entity with the same score counts as half
-before it ("realistic" rank, Berrendorf et al. 2020, arXiv:2002.06914), so that a constant score ranks as chance does.
+before it ("realistic" rank, Berrendorf et al. 2020, arXiv:2002.06914), so that a constant score gains nothing.
 """
 
 from collections.abc import Callable
@@ -64,6 +64,20 @@ def filtered_ranks(score: Score, triples: Tensor, known: KnownTails, batch: int 
         better, equal = ((scores > own) & others).sum(1), ((scores == own) & others).sum(1)
         ranks.append(1 + better + equal.double() / 2)
     return torch.cat(ranks)
+
+
+def chance(triples: Tensor, known: KnownTails, entities: int) -> dict[str, float]:
+    """The figures to expect of a random order of entities, for triples ranked as `filtered_ranks` does.
+
+    A rank is then uniform in 1 .. n, n being the entities that are left, and 1 / rank is (1 + 1/2 + ... + 1/n) / n on
+    average: more than the 2 / (n + 1) of a constant score.
+    """
+    heads, relations, tails = with_inverses(triples, known.relations).unbind(1)
+    rows, true = known.of(heads, relations)
+    left = entities - torch.bincount(rows[true != tails[rows]], minlength=len(heads))
+    harmonic = torch.arange(1, entities + 1, dtype=torch.float64).reciprocal().cumsum(0)
+    found = {f"hits@{k}": float((k / left.double()).clamp(max=1).mean()) for k in HITS}
+    return {"mrr": float((harmonic[left - 1] / left).mean()), **found}
 
 
 def figures(ranks: Tensor) -> dict[str, float]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from anyglot.config import to_mapping, typed
 from anyglot.errors import AnyglotError, ConfigError, MismatchError
-from anyglot.eval.link_prediction import KnownTails, figures, filtered_ranks, with_inverses
+from anyglot.eval.link_prediction import KnownTails, chance, figures, filtered_ranks, with_inverses
 from anyglot.files import write_json
 from anyglot.tokenizers.knowledge_graph import KnowledgeGraph, index_triples, read_triples
 from anyglot.tokenizers.networks import entity_encoders
@@ -91,8 +91,8 @@ class Split:
 @dataclass
 class Measured:
     """heldout: figures on the graph that was trained on; unseen: on that of unseen entities, if there is one.
-    chance: what the same triples get from one score for all. parameters: of the model; entity_parameters: of the part
-    that makes vectors of entities. codes: None of an encoder without tokens."""
+    chance: what the same triples get from a random order of entities. parameters: of the model; entity_parameters: of
+    the part that makes vectors of entities. codes: None of an encoder without tokens."""
 
     heldout: dict[str, float]
     unseen: dict[str, float]
@@ -242,23 +242,20 @@ def rank(model: LinkPredictor, split: Split, name: str) -> tuple[dict[str, float
     def score(heads: Tensor, relations: Tensor) -> Tensor:
         return model(vectors, heads.to(device), relations.to(device)).cpu()
 
-    def constant(heads: Tensor, relations: Tensor) -> Tensor:
-        return torch.zeros(len(heads), len(split.graph))
-
-    return figures(filtered_ranks(score, triples, known)), figures(filtered_ranks(constant, triples, known))
+    return figures(filtered_ranks(score, triples, known)), chance(triples, known, len(split.graph))
 
 
 def measure(model: LinkPredictor, config: LinkPredictionConfig, split: Split, unseen: Split | None) -> Measured:
     """Figures of a trained model; see `Measured`."""
-    found, chance = {}, {}
+    found, by_chance = {}, {}
     for name, part in (("heldout", split), ("unseen", unseen)):
         if part is not None:
-            found[name], chance[name] = rank(model, part, config.split)
+            found[name], by_chance[name] = rank(model, part, config.split)
     codes = model.encoder.codes(split.graph)
     return Measured(
         heldout=found["heldout"],
         unseen=found.get("unseen", {}),
-        chance=chance,
+        chance=by_chance,
         parameters=count(model),
         entity_parameters=count(model.encoder),
         codes=None if codes is None else report(codes),
@@ -275,9 +272,9 @@ def summary(config: LinkPredictionConfig, measured: Measured) -> str:
     lines = [f"{config.out}: {measured.parameters:,} parameters, {measured.entity_parameters:,} of them for entities"]
     for name, found in (("held-out triples", measured.heldout), ("unseen entities", measured.unseen)):
         if found:
-            chance = measured.chance["heldout" if found is measured.heldout else "unseen"]
+            random = measured.chance["heldout" if found is measured.heldout else "unseen"]
             shown = ", ".join(f"{key} {value:.3f}" for key, value in found.items())
-            lines.append(f"  {name}: {shown} (by chance: mrr {chance['mrr']:.3f})")
+            lines.append(f"  {name}: {shown} (by chance: mrr {random['mrr']:.3f})")
     if measured.codes is not None:
         codes = measured.codes
         lines.append(

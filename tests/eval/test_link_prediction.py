@@ -5,7 +5,7 @@ import torch
 
 from anyglot import assets
 from anyglot.errors import AnyglotError
-from anyglot.eval.link_prediction import KnownTails, figures, filtered_ranks, with_inverses
+from anyglot.eval.link_prediction import KnownTails, chance, figures, filtered_ranks, with_inverses
 from anyglot.tokenizers.knowledge_graph import index_triples
 
 SPLITS = ("train", "valid", "test")
@@ -64,7 +64,7 @@ def test_ranks_are_those_of_a_brute_force_on_nations(nations, rounding):
         assert (ranks % 1 == 0.5).any()
 
 
-def test_a_constant_score_ranks_as_chance_and_filters_what_is_known(nations):
+def test_a_constant_score_ranks_in_the_middle_and_filters_what_is_known(nations):
     triples, entities, relations = nations
     known = KnownTails(torch.cat(list(triples.values())), relations)
 
@@ -77,7 +77,21 @@ def test_a_constant_score_ranks_as_chance_and_filters_what_is_known(nations):
     left = entities - torch.bincount(rows, minlength=len(queries)) + 1
     assert torch.equal(ranks, (left + 1) / 2)
     assert ranks.min() >= 1
-    assert ranks.max() < (entities + 1) / 2  # something is always known
+    assert ranks.mean() < 0.75 * (entities + 1) / 2  # much is known of so dense a graph
+
+
+def test_chance_is_the_mean_over_random_orders(nations):
+    triples, entities, relations = nations
+    known = KnownTails(torch.cat(list(triples.values())), relations)
+    generator = torch.Generator().manual_seed(0)
+
+    def random(heads, relation):
+        return torch.rand(len(heads), entities, generator=generator)
+
+    repeated = torch.cat([filtered_ranks(random, triples["test"], known) for _ in range(60)])
+    expected = chance(triples["test"], known, entities)
+    assert figures(repeated) == pytest.approx(expected, abs=0.01)
+    assert expected["hits@10"] > expected["hits@3"] > expected["hits@1"] > 1 / entities
 
 
 def test_known_tails_are_all_of_both_directions(nations):

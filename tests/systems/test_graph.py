@@ -28,7 +28,7 @@ from anyglot.train.link_prediction import (
 ROOT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("ANYGLOT_SHARED_DATA", ROOT.parent / "shared" / "data")) / "graphs"
 # The best of a few settings for one embedding per entity, by validation triples.
-TABLE: dict[str, Any] = {"entities": {"type": "table"}, "lr": 0.02, "dropout": 0.4}
+TABLE: dict[str, Any] = {"entities": {"type": "table"}, "lr": 0.05, "dropout": 0.5, "weight_decay": 0.1}
 
 
 @pytest.fixture(scope="session")
@@ -84,15 +84,16 @@ def without_unseen(graphs_folder: Path) -> dict[str, Any]:
 
 
 def test_nodepiece(ranked: Callable[..., Measured], graphs_folder: Path) -> None:
-    """Held-out triples as a tuned table ranks them; unseen entities far above chance, random tokens near it."""
+    """Held-out triples as a tuned table ranks them; unseen entities far above chance, random tokens at it."""
     measured = ranked("nodepiece")
     table = ranked("nodepiece", **TABLE, **without_unseen(graphs_folder))
-    assert measured.heldout["mrr"] > table.heldout["mrr"] - 0.03  # 0.92 and 0.92
-    assert measured.unseen["mrr"] > 8 * measured.chance["unseen"]["mrr"]  # 0.58 and 0.045
+    assert measured.heldout["mrr"] > table.heldout["mrr"] - 0.03  # 0.94 and 0.93
+    by_chance = measured.chance["unseen"]["mrr"]
+    assert measured.unseen["mrr"] > 4 * by_chance  # 0.65 and 0.10
     with pytest.raises(AnyglotError, match="a table has no vectors for entities"):
         ranked("nodepiece", **TABLE)
     random = ranked("nodepiece", entities=tokens("nodepiece", assignment="random", hops=0))
-    assert measured.unseen["mrr"] > 4 * random.unseen["mrr"]  # 0.09: unseen names say nothing
+    assert random.unseen["mrr"] < 1.5 * by_chance  # unseen names say nothing
     assert measured.codes is not None
     assert measured.codes.entities - measured.codes.distinct < measured.codes.collisions < 20
 
@@ -124,7 +125,7 @@ def test_earl(ranked: Callable[..., Measured], graphs_folder: Path) -> None:
     """As many parameters for ten times the entities; unseen entities ranked nearly as well as seen ones."""
     measured = ranked("earl")
     assert measured.unseen["mrr"] > 0.9 * measured.heldout["mrr"]  # 0.86 and 0.88
-    assert measured.unseen["mrr"] > 12 * measured.chance["unseen"]["mrr"]
+    assert measured.unseen["mrr"] > 6 * measured.chance["unseen"]["mrr"]
     assert measured.unseen["mrr"] > ranked("nodepiece").unseen["mrr"] + 0.1
     graph = load_split(graphs_folder / "umls_seen", None).graph
     copies = tuple(f"{name} {copy}" for copy in range(10) for name in graph.entities)
@@ -171,4 +172,4 @@ def test_unseen_entities_of_published_splits(published: Callable[[str], dict[str
         measured = train_on(published(name), entities=entities, **setting)
         found[label] = measured.unseen["mrr"] / measured.chance["unseen"]["mrr"]
     assert found["earl"] > found["relations"] > found["random"]
-    assert found["earl"] > 50
+    assert found["earl"] > 20
