@@ -61,7 +61,7 @@ class CompetitiveQuantizer(SummedQuantizer):
         batches = -(-len(x) // c.batch_size)
         for epoch in range(c.epochs):
             order = torch.randperm(len(x), generator=generator).to(x.device)
-            for step, rows in enumerate(order.split(c.batch_size)):
+            for step, rows in enumerate(torch.split(order, c.batch_size)):
                 rate = c.rate * (1 - (epoch * batches + step) / (c.epochs * batches))
                 compete(x[rows], books, beam_encode(x[rows], books, c.beam), rate / c.levels)
             error = self._error(x, books)

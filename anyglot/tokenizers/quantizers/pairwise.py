@@ -1,52 +1,61 @@
-"""Look-up decoders: what codes of any quantizer decode to, about, by sums of table entries of codes or pairs of codes."""
+"""A look-up decoder: about what codes of any quantizer decode to, as sums of table entries of codes and of pairs."""
 
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
+from anyglot.tokenizers.quantizers.beam import sum_of
+from anyglot.tokenizers.quantizers.kmeans import cluster_means
+
+SWEEPS = 10  # over the tables of single codes
+PRIOR = 16  # an entry of a pair that n vectors have is n / (n + PRIOR) of their mean: rare pairs are noise
+
 
 @torch.no_grad()
-def fit_tables(x: Tensor, codes: Tensor, sizes: tuple[int, ...], tables: int, pairs: bool) -> tuple[Tensor, Tensor]:
-    """Tables whose entries add up to vectors [n, d] with codes [n, m]: one by one, each the one that leaves least over.
+def fit_tables(x: Tensor, codes: Tensor, size: int, pairs: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tables whose entries add up to vectors [n, d] with codes [n, m] of m codebooks of one size K.
 
-    Args:
-        sizes: of the m codebooks, all equal to K. tables: how many. pairs: a table for two codes (QINCo2's pairwise
-            decoder, arXiv:2501.03078), or for one (the additive decoder).
-    Returns:
-        which codes each table is of, int64 [tables, 2] (twice the same for one), and the tables [tables, K * K, d],
-        of which one for single codes uses the diagonal.
+    First one table for each code, fitted together (the additive decoder); then tables for `pairs` pairs of codes, each
+    the pair that then leaves least over (the pairwise decoder of QINCo2, arXiv:2501.03078).
+    Returns the tables [m, K, d] of the codes, which pairs, int64 [pairs, 2], and their tables [pairs, K * K, d].
     """
-    size = sizes[0]
-    choices = list(combinations(range(len(sizes)), 2)) if pairs else [(i, i) for i in range(len(sizes))]
+    singles = x.new_zeros(codes.shape[1], size, x.shape[1])
     left = x
-    found, entries = [], []
-    for _ in range(tables):
-        best = None
-        for first, second in choices:
-            joint = codes[:, first] * size + codes[:, second]
-            table = _means(left, joint, size * size)
-            rest = left - table[joint]
-            error = float(rest.square().sum())
-            if best is None or error < best[0]:
-                best = (error, first, second, table, rest)
-        assert best is not None
-        _, first, second, table, left = best
-        found.append((first, second))
-        entries.append(table)
-    return torch.tensor(found, device=x.device), torch.stack(entries)
+    for _ in range(SWEEPS):
+        for table, chosen in zip(singles, codes.t(), strict=True):
+            target = left + table[chosen]
+            table.copy_(cluster_means(target, chosen, table)[0])
+            left = target - table[chosen]
+    found, tables = [], []
+    for _ in range(pairs):
+        fitted = [(pair, *_shrunk(left, pair_codes(codes, pair, size), size)) for pair in _pairs(codes.shape[1])]
+        pair, table, left = min(fitted, key=lambda fit: float(fit[2].square().sum()))
+        found.append(pair)
+        tables.append(table)
+    which = torch.tensor(found, dtype=torch.int64, device=x.device).view(-1, 2)
+    return singles, which, torch.stack(tables) if tables else x.new_zeros(0, size * size, x.shape[1])
 
 
-def _means(x: Tensor, joint: Tensor, size: int) -> Tensor:
-    """Mean of the vectors of each entry, [size, d], as if one vector of zeros were among them: rare ones are noise."""
-    counts = torch.bincount(joint, minlength=size)[:, None]
-    return x.new_zeros(size, x.shape[1]).index_add_(0, joint, x) / (counts + 1)
+def _pairs(levels: int) -> list[tuple[int, int]]:
+    return list(combinations(range(levels), 2))
 
 
-def decode_by_tables(codes: Tensor, which: Tensor, tables: Tensor) -> Tensor:
+def pair_codes(codes: Tensor, pair: tuple[int, int], size: int) -> Tensor:
+    """The two codes of a pair as one number [n], of size * size."""
+    return codes[:, pair[0]] * size + codes[:, pair[1]]
+
+
+def _shrunk(x: Tensor, joint: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Shrunken means [size^2, d] of the vectors of each entry, and what they leave over [n, d]."""
+    counts = torch.bincount(joint, minlength=size * size)[:, None]
+    table = x.new_zeros(size * size, x.shape[1]).index_add_(0, joint, x) / (counts + PRIOR)
+    return table, x - table[joint]
+
+
+def decode_by_tables(codes: Tensor, singles: Tensor, which: Tensor, tables: Tensor) -> Tensor:
     """Sums [n, d] of the entries of codes [n, m], none of them -1."""
-    size = round(tables.shape[1] ** 0.5)
-    total = tables.new_zeros(codes.shape[0], tables.shape[2])
+    total = sum_of(singles, codes)
     for (first, second), table in zip(which.tolist(), tables, strict=True):
-        total += table[codes[:, first] * size + codes[:, second]]
+        total += table[pair_codes(codes, (first, second), singles.shape[1])]
     return total

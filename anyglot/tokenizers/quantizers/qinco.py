@@ -20,7 +20,8 @@ class QincoConfig:
     """size: codes of each level. levels: how many. hidden: width of the networks' blocks. blocks: residual blocks.
 
     preselect: candidates that a look-up picks for the network to adapt, 0 = all codes (QINCo); beam: paths kept while
-    encoding, 1 = greedy; pairs: tables of the pairwise look-up decoder, 0 = none. These three are QINCo2's.
+    encoding, 1 = greedy; pairs: of how many the pairwise look-up decoder has tables, 0 = no such decoder. These three
+    are QINCo2's.
     iterations: of k-means, which starts the codebooks. epochs, batch_size, lr: of Adam.
     """
 
@@ -33,8 +34,8 @@ class QincoConfig:
     pairs: int = 0
     iterations: int = 10
     epochs: int = 20
-    batch_size: int = 256
-    lr: float = 2e-3
+    batch_size: int = 128
+    lr: float = 1e-2
 
     def check(self, where: str) -> None:
         """Raise ConfigError for values that cannot work."""
@@ -69,6 +70,7 @@ class Qinco(FittedQuantizer):
     outer: Tensor  # [levels, blocks, hidden, dim], W
     picker: Tensor  # [levels, size, dim] and [levels, dim, dim]: what picks candidates, c + B decoded
     picker_decoded: Tensor
+    singles: Tensor  # [levels, size, dim], the look-up decoder's tables
     pair_of: Tensor  # [pairs, 2]
     pair_tables: Tensor  # [pairs, size^2, dim]
 
@@ -87,6 +89,7 @@ class Qinco(FittedQuantizer):
             ("picker_decoded", (dim, dim)),
         ):
             self.register_buffer(name, torch.zeros(c.levels, *shape))
+        self.register_buffer("singles", torch.zeros(c.levels if c.pairs else 0, c.size, dim))
         self.register_buffer("pair_of", torch.zeros(c.pairs, 2, dtype=torch.int64))
         self.register_buffer("pair_tables", torch.zeros(c.pairs, c.size**2, dim))
 
@@ -129,12 +132,16 @@ class Qinco(FittedQuantizer):
 
     def learn(self, x: Tensor, labels: Tensor | None, report: Report) -> list[float]:
         c = self.config
-        self._start(x)
+        scale = float(x.std()) or 1.0  # one rate of Adam for vectors of any size
+        self._start(x / scale)
         with torch.enable_grad():
-            history = self._descend(x, report)
+            history = [error * scale**2 for error in self._descend(x / scale, report)]
+        for weight in (self.base, self.bias, self.picker):  # the rest of the network is linear in scale
+            weight *= scale
         if c.pairs:
-            codes = self.assign(x)
-            self.pair_of[:], self.pair_tables[:] = fit_tables(x, codes, self.levels, c.pairs, pairs=True)
+            tables = fit_tables(x, self.assign(x), c.size, c.pairs)
+            for buffer, table in zip((self.singles, self.pair_of, self.pair_tables), tables, strict=True):
+                buffer.copy_(table)
         return history
 
     def _start(self, x: Tensor) -> None:
@@ -150,7 +157,6 @@ class Qinco(FittedQuantizer):
     def _descend(self, x: Tensor, report: Report) -> list[float]:
         """Adam on the mean over levels of the squared errors of the chosen codes; rate falling to 0."""
         c = self.config
-        scale = float(x.std())  # one rate for vectors of any size
         weights = [self._buffers[name] for name in WEIGHTS]
         trained = [weight.detach().clone().requires_grad_() for weight in weights if weight is not None]
         for name, weight in zip(WEIGHTS, trained, strict=True):
@@ -162,10 +168,11 @@ class Qinco(FittedQuantizer):
         history = []
         for epoch in range(c.epochs):
             total = 0.0
-            for rows in torch.randperm(len(x), generator=generator).to(x.device).split(c.batch_size):
+            order = torch.randperm(len(x), generator=generator).to(x.device)
+            for rows in torch.split(order, c.batch_size):
                 loss, error = self._loss(x[rows])
                 optimizer.zero_grad(set_to_none=True)
-                (loss / (scale * scale)).backward()
+                torch.autograd.backward(loss)
                 optimizer.step()
                 schedule.step()
                 total += error * len(rows)
@@ -203,13 +210,14 @@ class Qinco(FittedQuantizer):
             flat, left = decoded.reshape(-1, dim), (x[:, None] - decoded).reshape(-1, dim)
             among = self.candidates(level, left, flat)
             vectors = self.adapt(level, among, flat)
-            errors = (left[:, None] - vectors).square().sum(2).view(count, -1)
+            errors = (left[:, None] - vectors).square().sum(2)
+            errors = errors.view(count, decoded.shape[1] * among.shape[1])
             best = errors.topk(min(self.config.beam, errors.shape[1]), largest=False).indices
             parents = best // among.shape[1]
-            chosen = vectors.reshape(count, -1, dim).gather(1, best[..., None].expand(-1, -1, dim))
+            chosen = vectors.reshape(*errors.shape, dim).gather(1, best[..., None].expand(-1, -1, dim))
             decoded = decoded.gather(1, parents[..., None].expand(-1, -1, dim)) + chosen
             past = codes.gather(1, parents[..., None].expand(-1, -1, level))
-            codes = torch.cat([past, among.reshape(count, -1).gather(1, best)[..., None]], 2)
+            codes = torch.cat([past, among.reshape(errors.shape).gather(1, best)[..., None]], 2)
         return codes[:, 0]
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -228,7 +236,7 @@ class Qinco(FittedQuantizer):
         self._check_fitted()
         if not self.config.pairs:
             raise AnyglotError("this quantizer has no pairwise decoder; fit one with `pairs` of 1 or more")
-        return decode_by_tables(codes, self.pair_of, self.pair_tables)
+        return decode_by_tables(codes, self.singles, self.pair_of, self.pair_tables)
 
 
 CONFIG = QincoConfig

@@ -21,7 +21,7 @@ class TRQConfig:
     size: int = MISSING
     levels: int = MISSING
     iterations: int = 10
-    alignments: int = 5
+    alignments: int = 3
 
     def check(self, where: str) -> None:
         """Raise ConfigError for values that cannot work."""
@@ -53,7 +53,7 @@ class TransformedResidualQuantizer(FittedQuantizer):
     def learn(self, x: Tensor, labels: Tensor | None, report: Report) -> list[float]:
         c = self.config
         history: list[float] = []
-        left = x
+        left, codes = x, torch.zeros(len(x), dtype=torch.int64, device=x.device)
         for level in range(c.levels):
             if level == 0:
                 self.codebooks[0] = clusters(left, c.size, c.iterations)
@@ -78,7 +78,7 @@ class TransformedResidualQuantizer(FittedQuantizer):
             decoded = codebook[nearest(turned, codebook)[0]]
             for code, rows in enumerate(members):
                 if len(rows) > 1:
-                    rotations[code] = procrustes(left[rows], decoded[rows])
+                    rotations[code] = _aligned(left[rows], decoded[rows], rotations[code])
             turned = turn(left, rotations, before)
             codebook = lloyd(turned, codebook, 2)
         self.codebooks[level] = codebook
@@ -104,10 +104,18 @@ class TransformedResidualQuantizer(FittedQuantizer):
         return total
 
 
+def _aligned(x: Tensor, y: Tensor, start: Tensor) -> Tensor:
+    """The rotation that brings x [n, d] nearest to y, drawn to where it was: code vectors span few dimensions, and in
+    the others Procrustes alone would turn the residuals of every cluster another way."""
+    pull = (x.square().sum() / x.shape[1]).sqrt()
+    eye = torch.eye(x.shape[1], device=x.device)
+    return procrustes(torch.cat([x, pull * eye]), torch.cat([y, pull * start]))
+
+
 def turn(vectors: Tensor, rotations: Tensor, codes: Tensor) -> Tensor:
     """Vectors [n, d], each times the rotation [K, d, d] of its code [n]; those of code -1 as they are."""
     turned = vectors.clone()
-    for code in codes.unique().tolist():
+    for code in torch.unique(codes).tolist():
         if code >= 0:
             rows = codes == code
             turned[rows] = vectors[rows] @ rotations[code]

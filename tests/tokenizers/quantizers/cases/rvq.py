@@ -1,6 +1,7 @@
 """Residual quantizers that are fitted offline."""
 
 RVQ = {"type": "rvq", "size": 12, "levels": 3}
+QINCO = {"type": "qinco", "size": 12, "levels": 3, "hidden": 8, "epochs": 2}
 CONFIGS = {
     "rvq": RVQ,
     "rvq_beam": {**RVQ, "beam": 3},
@@ -12,7 +13,7 @@ CONFIGS = {
     "rvq_parametric": {**RVQ, "levels": 4, "start": "parametric", "groups": 2},
     "compq": {"type": "compq", "size": 12, "levels": 3, "beam": 2, "epochs": 2},
     "trq": {"type": "trq", "size": 12, "levels": 3, "alignments": 2},
-    "qinco": {"type": "qinco", "size": 12, "levels": 3, "hidden": 8, "epochs": 2},
-    "qinco2": {"type": "qinco", "size": 12, "levels": 3, "hidden": 8, "epochs": 2, "preselect": 4, "beam": 3, "pairs": 2},
+    "qinco": QINCO,
+    "qinco2": {**QINCO, "preselect": 4, "beam": 3, "pairs": 2},
     "rvq_nonparametric": {**RVQ, "levels": 4, "start": "nonparametric", "groups": 2},
 }
