@@ -1,7 +1,7 @@
 """The link prediction stage: learn which triples of a knowledge graph are true, and rank held-out ones.
 
-Results in `out`: model.safetensors, tokens.json (the vocabulary, of encoders that have one), metrics.json, log.jsonl,
-tensorboard/.
+It takes seconds to minutes, so an interrupted run starts again. Results in `out`: model.safetensors, tokens.json (the
+vocabulary, of encoders that have one), metrics.json, log.jsonl, tensorboard/.
 """
 
 import json
@@ -150,6 +150,9 @@ def run(mapping: dict[str, Any], where: str) -> None:
     write_json(out / "metrics.json", measured.to_json())
     write_json(done, {"config": to_mapping(config), "seconds": round(time.time() - began, 1)})
     print(summary(config, measured))
+    if isinstance(model.encoder, TokenEncoder):
+        code = model.encoder.tokens.encode(split.graph)[0]
+        print(f"  for example {split.graph.entities[0]!r}: {'; '.join(model.encoder.tokens.describe(code))}")
 
 
 def load(config: GraphConfig) -> tuple[Split, Split | None]:

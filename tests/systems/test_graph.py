@@ -173,3 +173,20 @@ def test_unseen_entities_of_published_splits(published: Callable[[str], dict[str
         found[label] = measured.unseen["mrr"] / measured.chance["unseen"]["mrr"]
     assert found["earl"] > found["relations"] > found["random"]
     assert found["earl"] > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "equal"), [("fb237_v1", True), ("WN18RR_v1", False)])
+def test_random_codes_need_a_dense_graph(published: Callable[[str], dict[str, str]], name: str, equal: bool) -> None:
+    """As good as matched ones on Freebase (0.31 and 0.32), a fraction of them on WordNet with 2 triples an entity."""
+    folders = {"folder": published(name)["folder"]}
+    codes = {"anchors": 60, "nearest": 6, "relations": 6, "hops": 0}
+    found = {}
+    for assignment in ("matched", "random"):
+        entities = {"type": "tokens", "tokens": {**codes, "assignment": assignment}, "width": 24}
+        measured = train_on(folders, entities=entities, steps=300, batch_size=256, lr=0.01, dropout=0.4)
+        found[assignment] = measured.heldout["mrr"]
+    if equal:
+        assert found["random"] > found["matched"] - 0.03
+    else:
+        assert found["random"] < 0.5 * found["matched"]

@@ -57,6 +57,7 @@ def test_a_run_writes_model_vocabulary_figures_and_log(config, tmp_path, capsys)
     shown = capsys.readouterr().out
     assert "36 entities have" in shown
     assert "by chance" in shown
+    assert "for example '0': near: " in shown
     before = (out / "model.safetensors").stat().st_mtime_ns
     stage.run(config, "test")  # finished: left as it is
     assert (out / "model.safetensors").stat().st_mtime_ns == before
