@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from anyglot.tokenizers.quantizers import Quantizer, build, least_squares
 from anyglot.tokenizers.quantizers.local_search import cross_products
 from anyglot.tokenizers.quantizers.retrieval import asymmetric_search
+from anyglot.tokenizers.quantizers.rotation import pca
 from anyglot.tokenizers.quantizers.search import nearest
 
 AQ = {"type": "additive", "levels": 4, "size": 64, "iterations": 5}
@@ -139,3 +140,28 @@ def test_sq_supervised(train_recipe: Callable[..., Any], train_like: Callable[..
     plain = train_like("sq-supervised", {**trained.config.quantizer, "subspace": 0})
     assert trained.measured.bits == plain.measured.bits
     assert same_class(trained) > same_class(plain) + 0.02
+
+
+def streamed_error(config: dict[str, Any], stream: Tensor) -> float:
+    """Mean squared distance over the batches after the offline start, each before its update."""
+    quantizer = build(config, stream.shape[1])
+    quantizer.fit(stream[:2048])
+    batches = stream[2048:].split(256)
+    return sum(quantizer.update(batch) * stream.shape[1] * len(batch) for batch in batches) / (len(stream) - 2048)
+
+
+def test_online_aq(train_recipe: Callable[..., Any], train_like: Callable[..., Any]) -> None:
+    trained = train_recipe("online-aq")
+    online_aq = trained.config.quantizer
+    online_pq = {"type": "online_pq", "groups": 4, "size": 32, "start": 2048}
+    assert trained.measured.distortion < 0.8 * train_like("online-aq", online_pq).measured.distortion
+    x, generator = trained.vectors.train, torch.Generator().manual_seed(0)
+    loudness = x @ pca(x)[1][:, 0]
+    drifting = x[(loudness + 0.5 * loudness.std() * torch.randn(len(x), generator=generator)).argsort()]
+    error = streamed_error({**online_aq, "window": 1500}, drifting)
+    assert error < 0.8 * streamed_error({**online_pq, "window": 1500}, drifting)
+    steady = x[torch.randperm(len(x), generator=generator)]
+    hindsight = build({**AQ, "size": 32, "beam": 8, "iterations": 8}, x.shape[1])
+    hindsight.fit(steady)
+    best = (hindsight.decode(hindsight.encode(steady[2048:])) - steady[2048:]).square().sum(1).mean()
+    assert streamed_error(online_aq, steady) < 1.2 * float(best)

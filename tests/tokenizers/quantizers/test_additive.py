@@ -188,7 +188,7 @@ def test_sparse_codebooks_find_planted_zeros() -> None:
     assert errors(x, found, codes).mean() < 0.1 * errors(x, torch.zeros_like(found), codes).mean()
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in ("lsqpp", "lsq_sparse")])
+@pytest.mark.parametrize("name", ["aq", "apq", "lsq"])
 def test_objective_never_rises(name: str) -> None:
     x = data(1500, 6)
     quantizer = build({**CONFIGS[name], "iterations": 8}, 6)
@@ -200,7 +200,7 @@ def test_objective_never_rises(name: str) -> None:
     assert float(reached) < objective[-1] * 1.1
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["aq", "apq", "lsq", "lsq_sparse", "lsqpp", "online_aq"])
 def test_distances_are_those_of_decoded_vectors(name: str) -> None:
     quantizer = build(CONFIGS[name], 6)
     quantizer.fit(data(500, 6))

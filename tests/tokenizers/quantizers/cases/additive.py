@@ -14,3 +14,5 @@ CONFIGS |= {
     "cq_sparse": {**CQ, "density": 0.5},
     "cq_supervised": {**CQ, "subspace": 4, "size": 32},
 }
+ONLINE = {"type": "online_additive", "levels": 3, "size": 8, "iterations": 2, "start": 100, "batch": 50, "beam": 4}
+CONFIGS |= {"online_aq": ONLINE, "online_aq_window": {**ONLINE, "window": 200}}
