@@ -13,8 +13,9 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from quantizer_bench import exact_entropy, features, peer, report
 from anyglot.files import write_json, write_text
 
 Row = dict[str, Any]
+Task = tuple[Row, Callable[[], Row]]  # what identifies a row, and what makes it
 
 
 @dataclass
@@ -34,42 +36,42 @@ class Options:
     device: torch.device
 
 
-def compare(options: Options, full: list[peer.Case], quick: list[peer.Case]) -> Iterator[Row]:
-    for case in quick if options.quick else full:
-        yield peer.compare(case, options.seed, options.device)
+def compare(options: Options, full: list[peer.Case], quick: list[peer.Case]) -> list[Task]:
+    cases = quick if options.quick else full
+    return [(case.cell, partial(peer.compare, case, options.seed, options.device)) for case in cases]
 
 
-def vq(options: Options) -> Iterator[Row]:
+def vq(options: Options) -> list[Task]:
     sizes = [(1024, 16384), (8192, 16384), (65536, 2048)]  # where the peer fits: it needs 24 N K bytes
     full = [peer.vq(size, dim, vectors) for size, vectors in sizes for dim in (8, 64, 256)]
     return compare(options, full, [peer.vq(1024, 8, 2048), peer.vq(1024, 64, 2048)])
 
 
-def vq_alone(options: Options) -> Iterator[Row]:
+def vq_alone(options: Options) -> list[Task]:
     full = [peer.vq(65536, dim, 16384, alone=True) for dim in (8, 64, 256)]
     return compare(options, full, [peer.vq(8192, 8, 2048, alone=True)])
 
 
-def residual(options: Options) -> Iterator[Row]:
+def residual(options: Options) -> list[Task]:
     return compare(options, [peer.residual(8, 1024, 256, 16384)], [peer.residual(4, 256, 32, 2048)])
 
 
-def cosine(options: Options) -> Iterator[Row]:
+def cosine(options: Options) -> list[Task]:
     full = [peer.vq(8192, dim, 16384, use_cosine_sim=True) for dim in (8, 64)]
     return compare(options, full, [peer.vq(512, 8, 2048, use_cosine_sim=True)])
 
 
-def simvq(options: Options) -> Iterator[Row]:
+def simvq(options: Options) -> list[Task]:
     full = [peer.simvq(8192, 64, 16384), peer.simvq(65536, 64, 2048)]
     return compare(options, full, [peer.simvq(512, 16, 2048)])
 
 
-def fsq(options: Options) -> Iterator[Row]:
+def fsq(options: Options) -> list[Task]:
     full = [peer.fsq([7, 7, 7, 5, 5, 5], 16384), peer.fsq([8, 8, 8, 6, 5], 16384)]
     return compare(options, full, [peer.fsq([7, 5, 5, 5], 4096)])
 
 
-def lfq(options: Options) -> Iterator[Row]:
+def lfq(options: Options) -> list[Task]:
     full = [
         peer.bits("lfq", 10, 16384),
         peer.bits("lfq", 14, 1024),
@@ -79,29 +81,36 @@ def lfq(options: Options) -> Iterator[Row]:
     return compare(options, full, [peer.bits("lfq", 8, 2048), peer.bits("lfq", 14, 2048, alone=True)])
 
 
-def lfq_exact(options: Options) -> Iterator[Row]:
-    for bits in (8,) if options.quick else (8, 12, 13):
-        yield exact_entropy.against_full_softmax(bits, 64 if options.quick else 512, options.seed)
+def lfq_exact(options: Options) -> list[Task]:
+    cells = [{"bits": bits, "N": 64 if options.quick else 512} for bits in ((8,) if options.quick else (8, 12, 13))]
+    return [
+        (cell, partial(exact_entropy.against_full_softmax, cell["bits"], cell["N"], options.seed)) for cell in cells
+    ]
 
 
-def bsq(options: Options) -> Iterator[Row]:
+def bsq(options: Options) -> list[Task]:
     full = [peer.bits("bsq", 10, 16384), peer.bits("bsq", 18, 16384, alone=True)]
     return compare(options, full, [peer.bits("bsq", 8, 2048)])
 
 
-def recall(options: Options) -> Iterator[Row]:
-    for name in features.search_recipes()[: 2 if options.quick else None]:
-        yield features.recall(name, options.quick)
+def recall(options: Options) -> list[Task]:
+    names = features.search_recipes()[: 2 if options.quick else None]
+    return [({"system": name}, partial(features.recall, name, options.quick)) for name in names]
 
 
-def distortion(options: Options) -> Iterator[Row]:
-    for family, configs in features.CURVES.items():
-        for config in configs[:1] if options.quick else configs:
-            yield features.distortion(family, config, options.seed, options.quick)
+def distortion(options: Options) -> list[Task]:
+    return [
+        (
+            {"family": family, "quantizer": config},
+            partial(features.distortion, family, config, options.seed, options.quick),
+        )
+        for family, configs in features.CURVES.items()
+        for config in (configs[:1] if options.quick else configs)
+    ]
 
 
 # The name for --only, the key in the results, and what makes its rows.
-SECTIONS: list[tuple[str, str, Callable[[Options], Iterator[Row]]]] = [
+SECTIONS: list[tuple[str, str, Callable[[Options], list[Task]]]] = [
     ("vq", "vector_quantize_pytorch", vq),
     ("vq_alone", "alone", vq_alone),
     ("residual", "residual", residual),
@@ -115,6 +124,10 @@ SECTIONS: list[tuple[str, str, Callable[[Options], Iterator[Row]]]] = [
     ("distortion", "distortion_bits", distortion),
 ]
 ON_GPU = ("vq", "vq_alone", "residual", "cosine", "simvq", "fsq", "lfq", "bsq")
+
+
+def find(rows: list[Row], cell: Row) -> Row | None:
+    return next((row for row in rows if all(row.get(name) == value for name, value in cell.items())), None)
 
 
 def about(arguments: argparse.Namespace) -> Row:
@@ -134,6 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help=f"sections, by commas: {', '.join(names)}")
     parser.add_argument("--quick", action="store_true", help="small cases only")
+    parser.add_argument("--missing", action="store_true", help="make only rows that the results do not have yet")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="more make CPU seconds noisy: idle threads spin")
@@ -150,7 +164,8 @@ def main() -> None:
         if name not in wanted:
             continue
         began, rows, before = time.perf_counter(), [], results.get(key, [])
-        for row in section(options):
+        for cell, make in section(options):
+            row = (find(before, cell) if arguments.missing else None) or make()
             rows.append(row)
             print(f"{name}: {json.dumps(row)}", flush=True)
             write_json(path, {**results, key: rows + before[len(rows) :]})  # so that an interruption loses nothing

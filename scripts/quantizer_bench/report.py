@@ -147,14 +147,13 @@ def draw(results: Row, path: Path) -> None:
     from matplotlib import pyplot
 
     def save(figure: Any, name: str) -> None:
-        figure.tight_layout()
         with atomic_path(path.with_name(f"{path.stem}_{name}.png")) as temporary:
             figure.savefig(temporary, format="png", dpi=110)
         pyplot.close(figure)
 
     rows = [(key, row) for key in AGAINST for row in results.get(key, []) if "cpu_ratio" in row]
     if rows:
-        figure, axes = pyplot.subplots(1, 3, figsize=(12, 1.2 + 0.3 * len(rows)), sharey=True)
+        figure, axes = pyplot.subplots(1, 3, figsize=(12, 1.5 + 0.3 * len(rows)), sharey=True, layout="constrained")
         places = range(len(rows))
         for axis, (name, title) in zip(axes, _COSTS, strict=True):
             least = 1.0 if name == "peak_mb" else 0.0
@@ -170,10 +169,10 @@ def draw(results: Row, path: Path) -> None:
             axis.spines[["top", "right"]].set_visible(False)
         axes[0].set_yticks(list(places), [f"{name_of(key, row)}, N {row['N']:,}" for key, row in rows])
         axes[0].invert_yaxis()
-        axes[0].legend(frameon=False, loc="lower right", fontsize=8)
+        figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
         save(figure, "cost")
     if results.get("distortion_bits"):
-        figure, axis = pyplot.subplots(figsize=(7, 4.5))
+        figure, axis = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
         for family in dict.fromkeys(row["family"] for row in results["distortion_bits"]):
             found = [row for row in results["distortion_bits"] if row["family"] == family]
             axis.plot(
@@ -182,7 +181,7 @@ def draw(results: Row, path: Path) -> None:
         axis.set(xlabel="bits of a vector's codes", ylabel="held-out error / variance", yscale="log")
         axis.grid(color="#e3e6ec", linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize=8)
+        figure.legend(frameon=False, fontsize=8, loc="outside right upper")
         save(figure, "distortion")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from anyglot.tokenizers.quantizers import build
 from anyglot.tokenizers.quantizers.search import CODES, ROWS, nearest, nearest_by_tiles
 
 TRITON = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="needs Triton, which this platform lacks")
@@ -56,6 +57,43 @@ def test_first_of_equal_codes_wins() -> None:
 def test_never_makes_a_matrix_of_vectors_by_codes(largest_tensor) -> None:
     vectors, codebook = torch.randn(5000, 4), torch.randn(5000, 4)
     assert largest_tensor(lambda: nearest(vectors, codebook)) <= max(ROWS * CODES, codebook.numel(), vectors.numel())
+
+
+def test_a_step_of_a_big_codebook_makes_nothing_bigger_than_it(largest_tensor) -> None:
+    """65,536 codes; forward, backward and update. One matrix of these vectors by codes would have 400 MB."""
+    quantizer = build({"type": "vq", "size": 65536, "kmeans_init": False}, 32)
+    z = torch.randn(1500, 32, requires_grad=True)
+
+    def step() -> None:
+        result = quantizer(z)
+        (quantizer.loss(result) + result.vectors.sum()).backward()
+
+    assert largest_tensor(step) <= 65536 * 32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_types_are_searched_in_fp32(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors, codebook = (torch.randn(n, 16, generator=generator).to(dtype) for n in (200, 300))
+    assert torch.equal(nearest(vectors, codebook)[0], nearest(vectors.float(), codebook.float())[0])
+
+
+def test_layout_of_memory_changes_no_code() -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors, codebook = (torch.randn(16, n, generator=generator).t() for n in (2 * ROWS, CODES + 5))
+    assert torch.equal(nearest(vectors, codebook)[0], nearest(vectors.contiguous(), codebook.contiguous())[0])
+
+
+def test_the_batch_a_vector_is_in_changes_no_code() -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors, codebook = (torch.randn(n, 24, generator=generator) for n in (ROWS + 40, CODES + 40))
+    whole = nearest(vectors, codebook)[0]
+    assert torch.equal(torch.cat([nearest(part, codebook)[0] for part in vectors.split(37)]), whole)
+
+
+def test_search_records_no_gradients() -> None:
+    vectors, codebook = torch.randn(5, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
+    assert not any(found.requires_grad for found in nearest(vectors, codebook))
 
 
 def test_no_vectors() -> None:
