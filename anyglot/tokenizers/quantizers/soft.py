@@ -61,8 +61,8 @@ class SoftConfig:
     neighbours: int = 0
     ridge: float = 0.1
     iterations: int = 60
-    commitment: float = 0.25
-    attraction: float = 1.0
+    commitment: float = 0.0
+    attraction: float = 0.0
     rate: float = 0.0
     divergence: float = 0.0
     kmeans_init: bool = True
@@ -96,6 +96,11 @@ class SoftConfig:
                 )
             if self.rate > 0 or self.divergence > 0:
                 raise ConfigError(f"{where}.rate, divergence: of `assignment: softmax` or `gumbel` only; set them to 0")
+        elif self.attraction > 0 and not self.hard:
+            raise ConfigError(
+                f"{where}.attraction: of `hard`, neighbours and convex only: a hot mixture of all codes comes near a "
+                "vector only if the codes fly apart; set it to 0"
+            )
         if self.similarity == "linear" and (self.commitment > 0 or self.attraction > 0 or self.regulariser):
             raise ConfigError(
                 f"{where}.similarity: a linear map needs vectors near no code; set commitment and attraction to 0, "

@@ -95,7 +95,7 @@ def test_big_codebook_is_mixed_in_chunks(largest_tensor: Callable[..., int]) -> 
 def test_noise_is_the_same_when_a_chunk_is_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gumbel noise of checkpointed chunks: the gradient is that of the noise of the forward pass."""
     monkeypatch.setattr(soft_assignment, "LIMIT", 40)
-    quantizer = make(assignment="gumbel", temperature=0.5, commitment=0.0, attraction=0.0)
+    quantizer = make(assignment="gumbel", temperature=0.5)
     z = torch.randn(12, 4, requires_grad=True)
     torch.manual_seed(3)
     result = quantizer(z)
@@ -121,7 +121,7 @@ def test_gumbel_noise_is_finite_at_both_ends_and_has_its_mean() -> None:
 
 def test_training_samples_and_evaluation_does_not() -> None:
     """Deterministic tokens are the argmax of the logits without noise."""
-    quantizer = make(assignment="gumbel", hard=True, similarity="linear", commitment=0.0, attraction=0.0)
+    quantizer = make(assignment="gumbel", hard=True, similarity="linear")
     z = torch.randn(500, 4)
     first, second = quantizer(z).codes, quantizer(z).codes
     assert (first != second).any()
@@ -313,7 +313,9 @@ def test_one_vector_and_far_vectors_stay_finite(name: str) -> None:
         ({"assignment": "convex", "rate": 0.1}, "rate, divergence"),
         ({"assignment": "convex", "ridge": 0.0}, "ridge"),
         ({"assignment": "convex", "iterations": 0}, "iterations"),
-        ({"similarity": "linear"}, "set commitment and attraction to 0"),
+        ({"attraction": 1.0}, "the codes fly apart"),
+        ({"similarity": "linear", "commitment": 0.1}, "set commitment and attraction to 0"),
+        ({"similarity": "linear", "regulariser": {"kind": "prior"}}, "in place of a regulariser"),
         ({"regulariser": {"kind": "entropi"}}, r"regulariser\.kind"),
     ],
 )
