@@ -71,6 +71,9 @@ class Quantizer(Fp32Buffers):
     of them must make it. Do not put a quantizer inside activation checkpointing: the recomputation updates twice.
     """
 
+    # Whether vectors of `select` carry a gradient to `h` in training (mixtures, samples); a stack would add a second.
+    own_gradient = False
+
     def __init__(self, dim: int, width: int, levels: tuple[int, ...], weights: dict[str, float]) -> None:
         super().__init__()
         self.dim, self.width, self.levels, self.weights = dim, width, levels, weights
@@ -120,7 +123,8 @@ class Quantizer(Fp32Buffers):
         """Choose codes, with losses and, when `updating`, running statistics.
 
         sample: int64 [n], the index along the first axis of the input that each vector came from.
-        Returns flat results of width `width`; the vectors carry gradients to parameters only, not to `h`.
+        Returns flat results of width `width`; the vectors carry gradients to parameters only, not to `h`, unless the
+        family says so by `own_gradient`.
         """
         raise NotImplementedError
 

@@ -60,6 +60,11 @@ class ResidualQuantizer(Quantizer):
             raise ConfigError(f"{where}.inner: must give one code per vector; {config.inner['type']!r} gives a stack")
         if config.inner["type"] == "fsq" and config.inner.get("bound", "tanh") == "tanh" and not stack[0].projects:
             raise ConfigError(f"{where}.inner.bound: must be 'clamp' in a residual stack: levels cannot refine a tanh")
+        if stack[0].own_gradient:
+            raise ConfigError(
+                f"{where}.inner: {config.inner['type']!r} mixes or draws codes with a gradient of its own, to which "
+                f"{config.gradient!r} of the stack would add a second; take 'sq_vae' with `levels`, or 'vq'"
+            )
         size = stack[0].levels[0]
         if config.beam > 1 and size > LISTED:
             raise ConfigError(f"{where}.beam: lists all codes of a level, at most {LISTED}; {size} need `beam: 1`")

@@ -111,6 +111,8 @@ class SoftConfig:
 class SoftQuantizer(Quantizer):
     """One codebook, one code per vector once trained. See `SoftConfig`."""
 
+    own_gradient = True
+
     def __init__(self, config: SoftConfig, dim: int, where: str) -> None:
         config.check(where)
         weights = {name: getattr(config, name) for name in ("commitment", "attraction", "rate", "divergence")}

@@ -61,6 +61,8 @@ class SQVAEConfig:
 class StochasticQuantizer(Quantizer):
     """Codebooks whose codes are drawn in training and nearest in evaluation. See `SQVAEConfig`."""
 
+    own_gradient = True
+
     def __init__(self, config: SQVAEConfig, dim: int, where: str) -> None:
         config.check(where)
         super().__init__(dim, config.width or dim, (config.size,) * config.levels, {"evidence": config.weight})

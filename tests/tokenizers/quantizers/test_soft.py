@@ -151,10 +151,14 @@ def test_stochastic_mask_leaves_a_share_of_the_vectors_without_noise(share: floa
     assert (quantizer(z).codes == nearest).float().mean().item() == pytest.approx(expected.item(), abs=0.04)
 
 
-def test_rotation_of_samples_is_refused() -> None:
-    """A sampled code may lie opposite to the vector, where a rotation explodes; mixtures have their own gradient."""
+@pytest.mark.parametrize("gradient", ["rotation", "straight_through"])
+@pytest.mark.parametrize("inner", [{"type": "soft", "assignment": "gumbel"}, {"type": "sq_vae"}])
+def test_another_gradient_on_top_of_samples_is_refused(gradient: str, inner: dict[str, Any]) -> None:
+    """A drawn code may lie opposite to its vector, where a rotation explodes; a straight-through would count twice."""
     with pytest.raises(ConfigError, match="unknown key 'gradient'"):
-        make(assignment="gumbel", gradient="rotation")
+        build({**inner, "size": 8, "gradient": gradient}, 4)
+    with pytest.raises(ConfigError, match=r"inner: .* a gradient of its own"):
+        build({"type": "residual", "levels": 2, "gradient": gradient, "inner": {**inner, "size": 8}}, 4)
 
 
 # Most similar.
