@@ -93,6 +93,16 @@ def bsq(options: Options) -> list[Task]:
     return compare(options, full, [peer.bits("bsq", 8, 2048)])
 
 
+def faiss(options: Options) -> list[Task]:
+    from quantizer_bench import against_faiss  # here, because faiss brings an OpenMP runtime of its own
+
+    cells = [{"case": name, "data": data} for name, data in against_faiss.NAMES]
+    make = against_faiss.compare
+    threads = torch.get_num_threads()
+    tasks = [(cell, partial(make, cell["case"], cell["data"], threads, options.quick)) for cell in cells]
+    return tasks[:1] if options.quick else tasks
+
+
 def recall(options: Options) -> list[Task]:
     names = features.search_recipes()[: 2 if options.quick else None]
     return [({"system": name}, partial(features.recall, name, options.quick)) for name in names]
@@ -120,6 +130,7 @@ SECTIONS: list[tuple[str, str, Callable[[Options], list[Task]]]] = [
     ("lfq", "lfq", lfq),
     ("lfq_exact", "lfq_exact", lfq_exact),
     ("bsq", "bsq", bsq),
+    ("faiss", "faiss", faiss),
     ("recall", "recall", recall),
     ("distortion", "distortion_bits", distortion),
 ]
@@ -138,7 +149,7 @@ def about(arguments: argparse.Namespace) -> Row:
         "threads": torch.get_num_threads(),
         "machine": report.machine(arguments.device),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "vector-quantize-pytorch")},
+        **{name: version(name) for name in ("torch", "vector-quantize-pytorch", "faiss-cpu")},
     }
 
 
