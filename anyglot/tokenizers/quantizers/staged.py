@@ -65,7 +65,7 @@ def kmeans_stage(size: int, iterations: int) -> Stage:
     return stage
 
 
-def transition(x: Tensor, centres: Tensor, iterations: int, first: int = 4, steps: int = 4) -> Tensor:
+def transition(x: Tensor, centres: Tensor, iterations: int, first: int = 2, steps: int = 6) -> Tensor:
     """k-means in the first few principal axes, then in more and more of them, each from the centres of the one before.
 
     In few dimensions clusters come out of even size, and stay so as the others join: codebooks of high entropy
