@@ -160,16 +160,24 @@ class ResidualQuantizer(Quantizer):
             with torch.no_grad():
                 vectors = level.decode_flat(level.encode_flat(residuals[-1].detach()))
                 total[used] += _times(vectors, scale)
-        residual = torch.cat(residuals)
-        result = level.select(level.bound(level.project_in(residual)), sample[torch.cat(rows)])
+        # Vector by vector, so that ranks joined in order hold what one process would: resets draw from that.
+        vector = torch.cat(rows)
+        order = vector.argsort(stable=True)
+        vector, depth_of = (
+            vector[order],
+            torch.arange(count, device=h.device).repeat_interleave(
+                torch.tensor([len(used) for used in rows], device=h.device)
+            )[order],
+        )
+        residual = torch.cat(residuals)[order]
+        result = level.select(level.bound(level.project_in(residual)), sample[vector])
         vectors = self._contribution(level, residual.detach(), result.vectors)
         codes = torch.full((h.shape[0], len(self.levels)), -1, device=h.device)
+        codes[vector, depth_of] = result.codes[:, 0]
         total = torch.zeros_like(h)
-        sizes = [len(used) for used in rows]
-        parts = zip(rows, scales, torch.split(vectors, sizes), torch.split(result.codes, sizes), strict=False)
-        for i, (used, scale, part, chosen) in enumerate(parts):
-            total = total.index_add(0, used, _times(part, scale))
-            codes[used, i] = chosen[:, 0]
+        for i, scale in enumerate(scales[:count]):
+            now = depth_of == i
+            total = total.index_add(0, vector[now], _times(vectors[now], scale))
         return Quantized(total, codes, result.losses, self._stats(codes))
 
     def _stats(self, codes: Tensor) -> dict[str, Tensor]:

@@ -35,6 +35,7 @@ CONFIGS = {
     "vq_probabilistic": {**VQ, **ONLINE, "codebook": "learned", "reset": "probabilistic"},
     "residual": {"type": "residual", "levels": 2, "inner": VQ},
     "residual_learned": {"type": "residual", "levels": 2, "inner": {**VQ, "codebook": "learned", "width": 3}},
+    "residual_shared": {"type": "residual", "levels": 3, "inner": VQ, "shared": True},
     "residual_dropout": {"type": "residual", "levels": 3, "inner": VQ, "dropout": 1.0},
     "lfq": {"type": "lfq", "bits": 5, "temperature": 1.0},
     "residual_lfq": {"type": "residual", "levels": 2, "inner": {"type": "lfq", "bits": 5, "temperature": 1.0}},
