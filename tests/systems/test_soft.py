@@ -66,15 +66,18 @@ def test_soft_vq_vae(train_recipe: Callable[..., Any]) -> None:
     assert relative_error(in_training(trained), trained) < trained.measured.relative_error
 
 
-def test_scq(train_recipe: Callable[..., Any]) -> None:
+def test_scq(train_recipe: Callable[..., Any], train_like: Callable[..., Any]) -> None:
     trained = train_recipe("scq")
+    vq = train_like("scq", {"type": "vq", "size": 32})
+    mixed = relative_error(in_training(trained), trained)
+    assert mixed < 0.9 * vq.measured.relative_error
+    assert mixed < trained.measured.relative_error  # which is of the nearest code alone
     quantizer = in_training(trained).quantizer
     z = latents(trained)
     with torch.no_grad():
         combined, nearest = quantizer(z).vectors, quantizer.decode(quantizer.encode(z))
     assert ((combined - z).square().sum(1) <= (nearest - z).square().sum(1) * (1 + 1e-4) + 1e-6).all()
     assert (combined - z).square().mean() < 0.7 * (nearest - z).square().mean()
-    assert relative_error(in_training(trained), trained) < trained.measured.relative_error
     codes, some = quantizer.codebook.weight.detach().double(), z[:2].double().requires_grad_()
     near = quantizer.encode(z[:2])[:, 0]
     assert torch.autograd.gradcheck(
@@ -160,5 +163,5 @@ def test_hc_vq(train_recipe: Callable[..., Any], train_like: Callable[..., Any])
         with_it = train_recipe("hc-vq") if seed == 0 else train_recipe("hc-vq", f"seed={seed}")
         quantizer = {**with_it.config.quantizer, "regulariser": {}}
         without = train_like("hc-vq", quantizer, seed=seed)
-        assert with_it.measured.health[0].bits > without.measured.health[0].bits + 0.1
+        assert with_it.measured.health[0].bits > without.measured.health[0].bits + 0.05
         assert with_it.measured.relative_error < 1.02 * without.measured.relative_error

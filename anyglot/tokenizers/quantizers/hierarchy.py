@@ -72,6 +72,8 @@ class HierarchicalQuantizer(Quantizer):
         for i, level in enumerate(stack):
             if len(level.levels) != 1:
                 raise ConfigError(f"{where}.inner.{i}: must give one code per piece, gives {len(level.levels)}")
+            if level.own_gradient:
+                raise ConfigError(f"{where}.inner.{i}: mixes or draws codes with a gradient of its own; take 'vq'")
         if any(level.weights != stack[0].weights for level in stack):
             raise ConfigError(f"{where}.inner: all resolutions must weigh their losses alike")
         levels = tuple(level.levels[0] for level, cells in zip(stack, config.cells, strict=True) for _ in range(cells))

@@ -184,8 +184,7 @@ class SoftQuantizer(Quantizer):
         if self.config.assignment == "neighbours":
             return self._average_of_neighbours(h, codebook), codes, {}
         if self.config.assignment == "convex":
-            weights = convex_combination(h, codebook, codes, self.config.ridge, self.config.iterations)
-            return weights @ codebook, codes, {}
+            return self._convex_combination(h, codebook), codes, {}
         parts = list(by_rows(lambda rows: self._sampled(rows, codebook), h, self.config.size))
         vectors, taken = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
         losses = {}
@@ -228,6 +227,15 @@ class SoftQuantizer(Quantizer):
             return (chance[..., None] * near).sum(1)
 
         return torch.cat(list(by_rows(average, h, max(self.config.size, self.config.neighbours * self.width))))
+
+    def _convex_combination(self, h: Tensor, codebook: Tensor) -> Tensor:
+        """[n, width], see `convex.py`."""
+
+        def combine(rows: Tensor) -> Tensor:
+            near = nearest(rows, codebook)[0]
+            return convex_combination(rows, codebook, near, self.config.ridge, self.config.iterations) @ codebook
+
+        return torch.cat(list(by_rows(combine, h, self.config.size)))
 
     def _similarities(self, h: Tensor, codebook: Tensor) -> Tensor:
         if self.classifier is not None:

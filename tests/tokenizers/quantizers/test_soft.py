@@ -159,6 +159,8 @@ def test_another_gradient_on_top_of_samples_is_refused(gradient: str, inner: dic
         build({**inner, "size": 8, "gradient": gradient}, 4)
     with pytest.raises(ConfigError, match=r"inner: .* a gradient of its own"):
         build({"type": "residual", "levels": 2, "gradient": gradient, "inner": {**inner, "size": 8}}, 4)
+    with pytest.raises(ConfigError, match=r"inner\.1: .* a gradient of its own"):
+        build({"type": "hierarchy", "cells": [1, 2], "inner": [{"type": "vq", "size": 8}, {**inner, "size": 8}]}, 4)
 
 
 # Most similar.
