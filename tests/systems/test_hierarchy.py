@@ -26,3 +26,25 @@ def test_vq_vae_2(train_recipe: Callable[..., Any], train_like: Callable[..., An
     top = codes.clone()
     top[:, 1:] = -1
     assert 1.5 * two.measured.relative_error < relative_error(two, top) < 0.6
+
+
+def test_hqa(train_recipe: Callable[..., Any]) -> None:
+    """Codes of every layer stay in use with the reset, and collapse without; one code of 6 bits is kept of a vector."""
+    kept, collapsed = train_recipe("hqa"), train_recipe("hqa", "quantizer.reset_below=0")
+    assert kept.measured.bits == 6
+    assert min(usage_of_layers(kept)) > 0.9
+    assert usage_of_layers(collapsed)[-1] < 0.5
+    assert kept.measured.health[0].perplexity > 3 * collapsed.measured.health[0].perplexity
+    assert kept.measured.relative_error < 0.85 * collapsed.measured.relative_error
+
+
+@torch.no_grad()
+def usage_of_layers(trained: Any) -> list[float]:
+    """Share of each layer's codes that are the nearest one of some training vector's latents, bottom to top."""
+    latents, found = trained.model.encoder(trained.vectors.train), []
+    for i, layer in enumerate(trained.quantizer.layers):
+        if i:
+            latents = trained.quantizer.compress[i - 1](latents)
+        codes = layer.encode(latents.reshape(-1, layer.dim))
+        found.append(len(codes.unique()) / layer.levels[0])
+    return found

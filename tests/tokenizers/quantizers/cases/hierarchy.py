@@ -14,4 +14,8 @@ CONFIGS = {
         "cells": [1, 2],
         "inner": [{"type": "lfq", "bits": 4}, {"type": "lfq", "bits": 3}],
     },
+    "hqa": {"type": "hqa", "cells": [2, 1], "size": 12, "hidden": 16},
+    "hqa_two_codes": {"type": "hqa", "cells": [3, 2], "size": 12, "hidden": 16, "temperature": 0.05},
 }
+OWN_GRADIENT = {"hqa", "hqa_two_codes"}
+SOFT = {"hqa", "hqa_two_codes"}
