@@ -157,7 +157,7 @@ class PersistenceConfig:
 
 
 class Persistence(Regulariser):
-    """1 - persistent entropy of the vectors / its maximum, 0 .. 1 (homology-constrained VQ, HC-VQ).
+    """1 - persistent entropy of the vectors / its maximum, 0 .. 1 (HC-VQ, arXiv:2211.14363).
 
     The lifetimes of connected components (0-dimensional persistent homology) are the lengths of the edges of the
     vectors' minimum spanning tree. Their entropy is highest where the vectors are evenly spaced, lowest where tight

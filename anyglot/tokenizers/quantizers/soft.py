@@ -118,7 +118,7 @@ class SoftQuantizer(Quantizer):
         weights = {name: getattr(config, name) for name in ("commitment", "attraction", "rate", "divergence")}
         super().__init__(dim, config.width or dim, (config.size,), weights)
         self.config = config
-        self.codebook = LearnedCodebook(config.size, self.width, False, 0.99, config.kmeans_init, 0.0)
+        self.codebook = LearnedCodebook(config.size, self.width, False, 0.99, config.kmeans_init, None)
         self.temperature = Annealed(config.temperature, config.final_temperature, config.anneal_steps)
         self.classifier = Projection(self.width, config.size) if config.similarity == "linear" else None
         self.regulariser = (
@@ -185,16 +185,18 @@ class SoftQuantizer(Quantizer):
             return self._average_of_neighbours(h, codebook), codes, {}
         if self.config.assignment == "convex":
             return self._convex_combination(h, codebook), codes, {}
-        parts = list(by_rows(lambda rows: self._sampled(rows, codebook), h, self.config.size))
-        vectors, taken = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        vectors, taken = [], []
+        of_codes, of_vectors = h.new_zeros(self.config.size), h.new_zeros(())
+        for mixture, code, assigned, uncertain in by_rows(lambda rows: self._sampled(rows, codebook), h, len(codebook)):
+            vectors.append(mixture)
+            taken.append(code)
+            of_codes, of_vectors = of_codes + assigned, of_vectors + uncertain
         losses = {}
         if self.weights["rate"] > 0:
-            mean = mean_assignment(torch.stack([part[2] for part in parts]).sum(0), synced)
-            losses["rate"] = entropy(mean)
+            losses["rate"] = entropy(mean_assignment(of_codes, synced))
         if self.weights["divergence"] > 0:
-            of_each = torch.stack([part[3] for part in parts]).sum()
-            losses["divergence"] = (h.shape[0] * math.log(self.config.size) - of_each) / count
-        return vectors, taken if self.config.hard else codes, losses
+            losses["divergence"] = (h.shape[0] * math.log(self.config.size) - of_vectors) / count
+        return torch.cat(vectors), torch.cat(taken) if self.config.hard else codes, losses
 
     def _sampled(self, h: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Vectors [n, width], codes [n], sum of the assignments [size], sum of their entropies, of some rows."""
