@@ -18,7 +18,7 @@ from tests.tokenizers.quantizers.cases.vq import ONLINE, PROJECTED
 WORKER = Path(__file__).with_name("ranks_worker.py")
 VQ = {"type": "vq", "size": 8, "reset_below": 0.3, "decay": 0.9}
 SOFT = {"type": "soft", "size": 8}
-BY_CHANCE = ("residual_dropout", "soft_gumbel", "sq_vae")  # what is drawn differs per rank
+BY_CHANCE = ("residual_dropout", "soft_gumbel", "sq_vae", "hqa")  # what is drawn differs per rank
 CONFIGS = {
     "vq": VQ,
     "vq_plain": {**VQ, "kmeans_init": False},
@@ -42,6 +42,7 @@ CONFIGS = {
     "fsq": {"type": "fsq", "sizes": [8, 5, 5]},
     "bsq": {"type": "bsq", "bits": 5},
     "hierarchy": {"type": "hierarchy", "cells": [1, 5], "inner": [VQ, VQ]},
+    "hqa": {"type": "hqa", "cells": [5, 2], "size": 8, "hidden": 8, "kmeans_init": False},
     "bsq_grouped": {"type": "bsq", "bits": 7, "groups": 2},
     "soft": {**SOFT, "final_temperature": 0.1, "anneal_steps": 20, "rate": 0.05, "divergence": 0.02},
     "soft_one_hot": {
