@@ -19,6 +19,7 @@ from anyglot.tokenizers.quantizers.base import Quantized, Quantizer, code_stats,
 from anyglot.tokenizers.quantizers.gradients import straight_through
 from anyglot.tokenizers.quantizers.soft_assignment import by_rows, gumbel_noise
 
+START = 0.5  # sqrt(c) r
 FARTHEST = 8.0  # sqrt(c) |h|: sinh(2 * 8)^2 is far inside fp32, and tanh(8) is 1 in it
 
 
@@ -56,13 +57,13 @@ class HyperbolicQuantizer(Quantizer):
         super().__init__(dim, config.width or dim, (config.size,), {})
         self.root = config.curvature**0.5
         self.normals = nn.Parameter(torch.randn(config.size, self.width) * self.width**-0.5)  # s_k u_k
-        self.offsets = nn.Parameter(torch.rand(config.size) / self.root)  # r_k
+        self.offsets = nn.Parameter(torch.full((config.size,), START / self.root))  # r_k, equal: no class leads
         self.temperature = Annealed(config.temperature, config.final_temperature, config.anneal_steps)
 
     def bound(self, h: Tensor) -> Tensor:
         """Shorten vectors of which fp32 could not tell the points in the ball apart."""
-        lengths = h.norm(dim=-1, keepdim=True).clamp(min=1e-30)
-        return h * (FARTHEST / self.root / lengths).clamp(max=1.0)
+        farthest = FARTHEST / self.root
+        return h * (farthest / h.norm(dim=-1, keepdim=True).clamp(min=farthest))
 
     def logits(self, h: Tensor) -> Tensor:
         """Of every class, [n, size]: 2 s / sqrt(c) asinh(sinh(2 a) u.h/|h| cosh(2 b) - cosh(2 a) sinh(2 b)), with
