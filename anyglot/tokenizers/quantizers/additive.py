@@ -13,9 +13,9 @@ from anyglot.errors import ConfigError
 from anyglot.tokenizers.quantizers import least_squares
 from anyglot.tokenizers.quantizers.beam import beam_encode
 from anyglot.tokenizers.quantizers.fitted import FittedQuantizer, Report
-from anyglot.tokenizers.quantizers.kmeans import kmeans
 from anyglot.tokenizers.quantizers.local_search import errors, local_search, sum_codes
 from anyglot.tokenizers.quantizers.rotation import eigenvalue_allocation, procrustes
+from anyglot.tokenizers.quantizers.staged import clusters
 
 
 @dataclass
@@ -24,8 +24,9 @@ class AdditiveConfig:
 
     beam: partial sums kept by the beam search for codes. rounds: of local search after it, each of which perturbs
     `perturb` codes of a vector and sweeps over all up to `sweeps` times; 0 leaves it at the beam (AQ), 4 to 16 are
-    LSQ. relaxation: standard deviation of the noise on the codebooks while codes are chosen, relative to a codebook's
-    share of the vectors' deviation, annealed to 0 (LSQ++).
+    LSQ. train_rounds: of them in each iteration, where codes carry over; 0 for as many.
+    relaxation: standard deviation of the noise on the codebooks while codes are chosen, relative to a codebook's share
+    of the vectors' deviation, annealed to 0 (LSQ++).
     groups: rotate the vectors and quantize equal groups of channels apart, with levels / groups codebooks each (APQ).
     density: share of the codebooks' entries that may differ from 0. ridge: how many vectors a codebook's last
     state counts as when it is fitted anew.
@@ -36,6 +37,7 @@ class AdditiveConfig:
     iterations: int = 10
     beam: int = 1
     rounds: int = 0
+    train_rounds: int = 0
     perturb: int = 4
     sweeps: int = 4
     relaxation: float = 0.0
@@ -47,7 +49,8 @@ class AdditiveConfig:
 
 def check(config: AdditiveConfig, dim: int, where: str) -> None:
     """Raise ConfigError for values that make no additive quantizer of vectors of width `dim`."""
-    for name, least in (("levels", 1), ("size", 2), ("iterations", 1), ("beam", 1), ("rounds", 0), ("sweeps", 1)):
+    bounds = {"levels": 1, "size": 2, "iterations": 1, "beam": 1, "rounds": 0, "train_rounds": 0, "sweeps": 1}
+    for name, least in bounds.items():
         if getattr(config, name) < least:
             raise ConfigError(f"{where}.{name}: must be {least} or more, got {getattr(config, name)}")
     if config.groups < 1 or dim % config.groups or config.levels % config.groups:
@@ -90,10 +93,7 @@ class AdditiveQuantizer(FittedQuantizer):
 
     def search(self, x: Tensor, codebooks: Tensor) -> Tensor:
         """Codes [n, m] of one group's channels [n, d] in its codebooks [m, K, d]."""
-        return self.refine(x, codebooks, beam_encode(x, codebooks, self.config.beam))
-
-    def refine(self, x: Tensor, codebooks: Tensor, codes: Tensor) -> Tensor:
-        """The codes, or better ones that local search finds from there."""
+        codes = beam_encode(x, codebooks, self.config.beam)
         if not self.config.rounds:
             return codes
         return local_search(x, codebooks, codes, self.config.rounds, self.config.perturb, self.config.sweeps)
@@ -140,7 +140,8 @@ class AdditiveQuantizer(FittedQuantizer):
     def _better(self, x: Tensor, codebooks: Tensor, codes: Tensor) -> Tensor:
         """Of the codes there were and those that a new search finds, the better for each vector."""
         if self.config.rounds:
-            return self.refine(x, codebooks, codes)
+            rounds = self.config.train_rounds or self.config.rounds
+            return local_search(x, codebooks, codes, rounds, self.config.perturb, self.config.sweeps)
         found = self.search(x, codebooks)
         better = errors(x, codebooks, found) < errors(x, codebooks, codes)
         return torch.where(better[:, None], found, codes)
@@ -161,11 +162,8 @@ def start(x: Tensor, config: AdditiveConfig) -> tuple[Tensor, Tensor]:
     """Codebooks [m, K, d] and codes [n, m] of residual k-means over one group's channels [n, d]."""
     left, books = x, []
     for _ in range(config.levels // config.groups):
-        centres = kmeans(left, config.size, iterations=5)[0]
-        book = x.new_zeros(config.size, x.shape[1])  # fewer distinct vectors than codes leave codes at 0
-        book[: len(centres)] = centres
-        books.append(book)
-        left = left - book[beam_encode(left, book[None], 1)[:, 0]]
+        books.append(clusters(left, config.size, iterations=5))
+        left = left - books[-1][beam_encode(left, books[-1][None], 1)[:, 0]]
     codebooks = torch.stack(books)
     return codebooks, beam_encode(x, codebooks, config.beam)
 
