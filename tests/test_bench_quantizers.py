@@ -20,10 +20,11 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("vector_quantize_pytorch")
+    pytest.importorskip("faiss")
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("memory is measured on Linux only")
     folder = tmp_path_factory.mktemp("bench")
-    done = bench("--quick", "--only", "vq,residual,simvq,fsq,lfq,bsq,lfq_exact", "--out", str(folder))
+    done = bench("--quick", "--only", "vq,residual,simvq,fsq,lfq,bsq,lfq_exact,faiss", "--out", str(folder))
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -38,6 +39,7 @@ def test_rows_have_costs_of_both_and_equal_codes(made: Path) -> None:
             assert row["cpu_ratio"] == pytest.approx(row["peer_cpu_seconds"] / row["cpu_seconds"])
     assert results["fsq"][0]["codes_equal"] > 0.9  # another bound: see the note in the report
     assert results["lfq_exact"][0]["gradient_error"] < 1e-12
+    assert {"case", "data", "distortion_ratio", "train_ratio"} <= results["faiss"][0].keys()
 
 
 def test_page_and_plot_lie_beside_the_results(made: Path) -> None:

@@ -17,8 +17,8 @@ CURVES: dict[str, list[dict[str, Any]]] = {
     "FSQ": [
         {"type": "fsq", "sizes": sizes} for sizes in ([5, 5, 5], [8, 5, 5, 5], [8, 8, 8, 6, 5], [8, 8, 8, 5, 5, 5])
     ],
-    "LFQ": [{"type": "lfq", "bits": bits} for bits in (8, 12, 16, 24)],
-    "BSQ": [{"type": "bsq", "bits": bits} for bits in (8, 12, 16, 24)],
+    "LFQ": [{"type": "lfq", "bits": bits} for bits in (8, 12, 16)],
+    "BSQ": [{"type": "bsq", "bits": bits} for bits in (8, 12, 16)],
     "PQ": [{"type": "pq", "groups": groups, "size": 64} for groups in (1, 2, 4, 8)],
     "OPQ": [
         {
