@@ -69,7 +69,7 @@ class DeepPQ(EmbeddedPQ):
     def logits(self, h: Tensor, first: Tensor, second: Tensor, scores: Tensor) -> Tensor:
         """Scores [groups, n, size] of every code, of vectors [n, dim]."""
         hidden = affine((h - self.mean) / self.scale, first).relu()
-        parts = affine(hidden, second).view(len(h), self.config.groups, -1).transpose(0, 1)
+        parts = affine(hidden, second).view(len(h), self.config.groups, self.config.width).transpose(0, 1)
         return affine(parts.relu(), scores)
 
     def assign(self, h: Tensor) -> Tensor:

@@ -15,18 +15,21 @@ from torch.nn import functional as F
 from anyglot.errors import ConfigError
 from anyglot.tokenizers.quantizers.base import Quantized, Quantizer, code_stats
 
+START = 0.1  # deviation of keys and values: they grow sooner than they shrink
+
 
 @dataclass
 class DPQConfig:
     """size: of keys and values; every forward makes a softmax over them, so up to some thousand.
 
-    tied: values are the keys. temperature: of the softmax that gradients pass through. width: of keys and values, 0 for
-    that of the vectors; else projections lead there and back.
+    tied: values are the keys. temperature: of the softmax that gradients pass through, relative to the deviation of a
+    vector's products, so that it suits vectors of any size. width: of keys and values, 0 for that of the vectors; else
+    projections lead there and back.
     """
 
     size: int = MISSING
     tied: bool = False
-    temperature: float = 1.0
+    temperature: float = 0.5
     width: int = 0
 
 
@@ -42,7 +45,7 @@ class DPQ(Quantizer):
             raise ConfigError(f"{where}.width: must be 0 (that of the vectors) or more, got {config.width}")
         super().__init__(dim, config.width or dim, (config.size,), {})
         self.temperature = config.temperature
-        self.keys = nn.Parameter(torch.randn(config.size, self.width))
+        self.keys = nn.Parameter(torch.randn(config.size, self.width) * START)
         self.values = self.keys if config.tied else nn.Parameter(self.keys.detach().clone())
 
     def logits(self, h: Tensor) -> Tensor:
@@ -57,7 +60,8 @@ class DPQ(Quantizer):
     def select(self, h: Tensor, sample: Tensor) -> Quantized:
         logits = self.logits(h)
         codes = logits.argmax(1, keepdim=True)
-        soft = (logits / self.temperature).softmax(1) @ self.values.detach().float()
+        spread = logits.detach().std(1, keepdim=True).clamp(min=1e-12) * self.temperature
+        soft = (logits / spread).softmax(1) @ self.values.detach().float()
         vectors = self.lookup(codes) + (soft - soft.detach())  # exactly the value, with the softmax's gradient
         counts = torch.bincount(codes[:, 0], minlength=self.levels[0])
         return Quantized(vectors, codes, {}, code_stats(counts, self.levels[0]))

@@ -78,7 +78,7 @@ class HiHPQ(EmbeddedPQ):
 
     def tangents(self, h: Tensor, encoder: Tensor) -> Tensor:
         """Embeddings [groups, n, width] of vectors [n, dim], as tangents at the origin."""
-        parts = affine(h - self.mean, encoder).view(len(h), self.config.groups, -1).transpose(0, 1)
+        parts = affine(h - self.mean, encoder).view(len(h), self.config.groups, self.config.width).transpose(0, 1)
         length = parts.square().sum(2, keepdim=True).clamp(min=1e-12).sqrt()
         return parts / (length / RADIUS).clamp(min=1)
 
@@ -149,7 +149,7 @@ class HiHPQ(EmbeddedPQ):
         for size in self.config.prototypes:
             centres = kmeans(members, size)[0]
             assigned = nearest(members, centres)[0][assigned]
-            parts = centres.view(len(centres), self.config.groups, -1).transpose(0, 1)
+            parts = centres.view(len(centres), self.config.groups, self.config.width).transpose(0, 1)
             found.append((assigned, on_hyperboloid(parts)))
             members = centres
         return found
