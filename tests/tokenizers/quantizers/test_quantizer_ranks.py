@@ -58,6 +58,8 @@ CONFIGS = {
     "vq_wasserstein": {**VQ, "codebook": "learned", "regulariser": {"kind": "wasserstein", "points": 20}},
     "vq_persistence": {**VQ, "regulariser": {"kind": "persistence", "points": 20}},
     "sq_vae": {"type": "sq_vae", "size": 8, "levels": 2, "weight": 0.02},
+    "product": {"type": "product", "groups": 2, "inner": VQ},
+    "product_dpq": {"type": "product", "groups": 2, "inner": {"type": "dpq", "size": 8}},
 }
 
 
