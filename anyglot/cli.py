@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 from anyglot import __version__
 from anyglot.errors import AnyglotError, ConfigError
 
-STAGES = ("tokenizer", "text_tokenizer", "pretrained", "pretrain")  # modules of anyglot.train that `stage:` may name
+# Modules of anyglot.train that `stage:` may name.
+STAGES = ("tokenizer", "text_tokenizer", "quantizer", "link_prediction", "pretrained", "pretrain")
 GO_ON = "interrupted; what was finished is kept, run the same command again to go on"
 
 
@@ -80,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     train = verb(
         "train",
         _train,
-        "train what a config describes: a tokenizer or the language model",
+        "train what a config describes: a tokenizer, a quantizer or the language model",
         "anyglot train configs/demo/image.yaml steps=500 seed=1",
         "CONFIG [key=value ...]",
     )
@@ -151,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="as JSON")
 
     systems = verb("systems", _systems, "list the survey's systems and their state here", "anyglot systems --json")
+    systems.add_argument("id", nargs="?", default="", metavar="ID", help="one system, with what its recipe claims")
     systems.add_argument("--json", action="store_true", help="as JSON")
     return parser
 
@@ -192,6 +194,7 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from anyglot.config import load_mapping
 
     mapping = load_mapping(arguments.config, overrides)
+    mapping.pop("system", None)  # what a recipe says of itself, see anyglot.systems
     stage = mapping.get("stage")
     if stage not in STAGES:
         raise ConfigError(f"{arguments.config}: key 'stage' is {stage!r}, must be one of: {', '.join(STAGES)}")
@@ -246,4 +249,4 @@ def _doctor(arguments: argparse.Namespace, overrides: list[str]) -> None:
 def _systems(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from anyglot.systems import show
 
-    show(arguments.json)
+    show(arguments.json, arguments.id)

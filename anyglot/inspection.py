@@ -42,7 +42,7 @@ def show(path: Path, document: int | None = None, text: Path | None = None, cons
         else:
             _documents(path, document, console)
         return
-    for result in ("model", "tokenizer"):  # of a training run's folder
+    for result in ("model", "tokenizer", "quantizer"):  # of a training run's folder
         path = path / result if (path / result).is_dir() else path
     if document is not None:
         _tokens(path, document, text, console)
@@ -50,12 +50,29 @@ def show(path: Path, document: int | None = None, text: Path | None = None, cons
         _store(path, console)
     elif (path / "vocabulary.json").is_file() or (path / "config.json").is_file():
         _model(path, console)
+    elif (path / "quantizer.json").is_file():
+        _mapping(json.loads((path / "quantizer.json").read_text("utf-8")), console)
+        if (path.parent / "metrics.json").is_file():
+            _health(json.loads((path.parent / "metrics.json").read_text("utf-8")), console)
     elif (path / "manifest.json").is_file():
         _mapping(json.loads((path / "manifest.json").read_text("utf-8")), console)
     else:
         raise AnyglotError(
-            f"{path}: no manifest.json (tokenizer), vocabulary.json, config.json (model) or *.arrow (shards) here"
+            f"{path}: no manifest.json (tokenizer), quantizer.json, vocabulary.json, config.json (model) or *.arrow "
+            "(shards) here"
         )
+
+
+def _health(metrics: dict[str, Any], console: Console) -> None:
+    """The figures of a quantizer's run: its error, and how each level's codes are used."""
+    console.print(
+        f"{metrics['bits']:.1f} bits a vector, held-out error {metrics['relative_error']:.1%} of the variance"
+    )
+    table = Table("level", "codes", "in use", "dead", "bits", box=None, header_style="bold")
+    for level, found in enumerate(metrics["health"]):
+        cells = (level, found["size"], f"{found['usage']:.1%}", found["dead"], f"{found['bits']:.2f}")
+        table.add_row(*map(str, cells))
+    console.print(table)
 
 
 def coloured(ids: Sequence[int], loss: Sequence[bool], vocabulary: "Vocabulary", words: "TextTokenizer | None") -> Text:

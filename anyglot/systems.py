@@ -1,18 +1,21 @@
 """The systems of the survey "Discrete Tokenization for Multimodal LLMs" (Li et al., 2025), and what is built of them.
 
 `systems.tsv` lists them: 244 systems and 44 technique rows. The state of each is found, never typed: a
-recipe is `configs/systems/<id>.yaml`, and its `test:` names the test that asserts the system's claim.
+recipe is `configs/systems/<id>.yaml`: a config of `anyglot train` that says under `system:` where it comes from, the
+claim that makes it itself, and the test that asserts the claim on real data.
 """
 
 import ast
 import csv
+import difflib
 import functools
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from anyglot.config import config_root, load_mapping
-from anyglot.errors import ConfigError
+from anyglot.config import config_root, load_mapping, typed
+from anyglot.errors import AnyglotError, ConfigError
 
 TABLE = Path(__file__).with_name("systems.tsv")
 
@@ -37,6 +40,20 @@ class System:
         return asdict(self)
 
 
+@dataclass
+class About:
+    """The `system:` block of a recipe. source: paper or code. claim: what the test asserts. test: pytest node id."""
+
+    source: str
+    claim: str
+    test: str
+
+
+def about(mapping: dict[str, Any], where: str) -> About:
+    """What a recipe says of itself. Raises ConfigError if it does not."""
+    return typed(About, mapping.get("system", {}), f"{where}: system")
+
+
 def systems(configs: Path | None = None, repository: Path | None = None) -> list[System]:
     """All rows in the survey's order, with their state.
 
@@ -59,7 +76,7 @@ def systems(configs: Path | None = None, repository: Path | None = None) -> list
 def _found(recipe: Path | None, repository: Path) -> dict[str, str]:
     if recipe is None:
         return {"state": "missing", "recipe": "", "test": ""}
-    test = str(load_mapping(recipe).get("test", ""))
+    test = about(load_mapping(recipe), str(recipe)).test
     state = "tested" if test and _test_exists(test, repository) else "recipe"
     return {"state": state, "recipe": f"systems/{recipe.stem}", "test": test}
 
@@ -83,12 +100,16 @@ def _tests_in(file: Path) -> set[tuple[str, ...]]:
     return found
 
 
-def show(as_json: bool) -> None:
-    """Print the list, as a table or as a JSON array of objects."""
-    rows = systems()
-    if as_json:
-        import json
+def show(as_json: bool, only: str = "") -> None:
+    """Print the list, as a table or as a JSON array of objects; or one system with all that its recipe says of itself.
 
+    Raises AnyglotError if `only` is no system's id.
+    """
+    rows = systems()
+    if only:
+        _show_one(only, rows, as_json)
+        return
+    if as_json:
         print(json.dumps([row.to_json() for row in rows], indent=1, ensure_ascii=False))
         return
     from rich.console import Console
@@ -102,3 +123,19 @@ def show(as_json: bool) -> None:
     console.print(table)
     counts = {state: sum(row.state == state for row in rows) for state in colours}
     console.print(f"{len(rows)} rows: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
+
+
+def _show_one(wanted: str, rows: list[System], as_json: bool) -> None:
+    row = next((row for row in rows if row.id == wanted), None)
+    if row is None:
+        near = difflib.get_close_matches(wanted, [row.id for row in rows], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; `anyglot systems` lists them"
+        raise AnyglotError(f"the survey has no system {wanted!r}{hint}")
+    said = asdict(about(load_mapping(row.recipe), row.recipe)) if row.recipe else {}
+    if as_json:
+        print(json.dumps({**row.to_json(), **said}, indent=1, ensure_ascii=False))
+        return
+    print(f"{row.name} ({row.id}), section {row.section}: {row.state}")
+    if row.recipe:
+        print(f"  source: {said['source']}\n  claim:  {said['claim']}\n  test:   {row.test}")
+        print(f"  run:    anyglot train {row.recipe}")

@@ -1,196 +1,191 @@
-"""Quantizers against vector-quantize-pytorch: CPU seconds and peak memory of a training step, in one run.
+"""What the quantizers come to, beside vector-quantize-pytorch and faiss in the same run.
 
-    python scripts/bench_quantizers.py [--quick] [--seed N] [--threads N] [--out docs/results]
+    python scripts/bench_quantizers.py [--only vq,lfq] [--quick] [--device cuda] [--out docs/results]
 
-A step is forward, backward and codebook update; the codes of both must be equal from equal codebooks. CPU seconds are
-those of the whole process (all threads), the best of several steps; memory is the growth of the resident set during
-a step (Linux only). Writes quantizers.json and quantizers.md.
+A training step is forward, backward and codebook update; codes are compared from equal codebooks. CPU seconds are those
+of the process, wall seconds beside them, memory is the growth of the resident set (on a GPU, of what is allocated).
+Writes quantizers.json after every row, quantizers.md after every section, plots in the end, and keeps the sections that
+it did not run; with --device cuda they are called quantizers_cuda.
 """
 
 import argparse
-import ctypes
 import json
 import platform
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import vector_quantize_pytorch as peer
-from torch import Tensor, nn
+from quantizer_bench import exact_entropy, features, peer, report
 
 from anyglot.files import write_json, write_text
-from anyglot.tokenizers.quantizers import Quantizer, build
+
+Row = dict[str, Any]
+Task = tuple[Row, Callable[[], Row]]  # what identifies a row, and what makes it
 
 
 @dataclass
-class Case:
-    """One comparison: our config, and how the peer builds the same and takes over our codebooks."""
-
-    name: str
-    vectors: int
-    dim: int
-    config: dict[str, Any]
-    make_peer: Callable[[], nn.Module]
-    share: Callable[[Quantizer, nn.Module], None]
+class Options:
+    quick: bool
+    seed: int
+    device: torch.device
 
 
-def vq(vectors: int, size: int, dim: int) -> Case:
-    config = {"type": "vq", "size": size, "kmeans_init": False, "reset_below": 0.0}
-    options = {"decay": 0.99, "commitment_weight": 0.25, "rotation_trick": False, "threshold_ema_dead_code": 0}
-
-    def share(ours: Quantizer, other: nn.Module) -> None:
-        other._codebook.embed.data.copy_(ours.codebook.weight[None])
-
-    make = lambda: peer.VectorQuantize(dim=dim, codebook_size=size, **options)  # noqa: E731
-    return Case(f"VQ (EMA) {size} x {dim}", vectors, dim, config, make, share)
+def compare(options: Options, full: list[peer.Case], quick: list[peer.Case]) -> list[Task]:
+    cases = quick if options.quick else full
+    return [(case.cell, partial(peer.compare, case, options.seed, options.device)) for case in cases]
 
 
-def residual(vectors: int, levels: int, size: int, dim: int) -> Case:
-    inner = vq(vectors, size, dim)
-    config = {"type": "residual", "levels": levels, "inner": inner.config}
-    options = {"decay": 0.99, "commitment_weight": 0.25, "rotation_trick": False, "threshold_ema_dead_code": 0}
-
-    def share(ours: Quantizer, other: nn.Module) -> None:
-        for level, layer in zip(ours.stack, other.layers, strict=True):
-            inner.share(level, layer)
-
-    make = lambda: peer.ResidualVQ(dim=dim, codebook_size=size, num_quantizers=levels, **options)  # noqa: E731
-    return Case(f"RVQ {levels} x {size} x {dim}", vectors, dim, config, make, share)
+def vq(options: Options) -> list[Task]:
+    sizes = [(1024, 16384), (8192, 16384), (65536, 2048)]  # where the peer fits: it needs 24 N K bytes
+    full = [peer.vq(size, dim, vectors) for size, vectors in sizes for dim in (8, 64, 256)]
+    return compare(options, full, [peer.vq(1024, 8, 2048), peer.vq(1024, 64, 2048)])
 
 
-def fsq(vectors: int, sizes: list[int]) -> Case:
-    make = lambda: peer.FSQ(sizes)  # noqa: E731
-    return Case(f"FSQ {sizes}", vectors, len(sizes), {"type": "fsq", "sizes": sizes}, make, lambda ours, other: None)
+def vq_alone(options: Options) -> list[Task]:
+    full = [peer.vq(65536, dim, 16384, alone=True) for dim in (8, 64, 256)]
+    return compare(options, full, [peer.vq(8192, 8, 2048, alone=True)])
 
 
-def lfq(vectors: int, bits: int) -> Case:
-    make = lambda: peer.LFQ(dim=bits, codebook_size=2**bits, entropy_loss_weight=0.1)  # noqa: E731
-    return Case(f"LFQ {bits} bits", vectors, bits, {"type": "lfq", "bits": bits}, make, lambda ours, other: None)
+def residual(options: Options) -> list[Task]:
+    return compare(options, [peer.residual(8, 1024, 256, 16384)], [peer.residual(4, 256, 32, 2048)])
 
 
-FULL = [
-    *[vq(16384, size, dim) for size in (1024, 8192) for dim in (8, 64, 256)],
-    residual(16384, 8, 1024, 256),
-    fsq(16384, [7, 7, 7, 5, 5, 5]),
-    lfq(16384, 10),
-    lfq(1024, 14),
+def cosine(options: Options) -> list[Task]:
+    full = [peer.vq(8192, dim, 16384, use_cosine_sim=True) for dim in (8, 64)]
+    return compare(options, full, [peer.vq(512, 8, 2048, use_cosine_sim=True)])
+
+
+def simvq(options: Options) -> list[Task]:
+    full = [peer.simvq(8192, 64, 16384), peer.simvq(65536, 64, 2048)]
+    return compare(options, full, [peer.simvq(512, 16, 2048)])
+
+
+def fsq(options: Options) -> list[Task]:
+    full = [peer.fsq([7, 7, 7, 5, 5, 5], 16384), peer.fsq([8, 8, 8, 6, 5], 16384)]
+    return compare(options, full, [peer.fsq([7, 5, 5, 5], 4096)])
+
+
+def lfq(options: Options) -> list[Task]:
+    full = [
+        peer.bits("lfq", 10, 16384),
+        peer.bits("lfq", 14, 1024),
+        peer.bits("lfq", 18, 256),
+        peer.bits("lfq", 18, 16384, alone=True),
+    ]
+    return compare(options, full, [peer.bits("lfq", 8, 2048), peer.bits("lfq", 14, 2048, alone=True)])
+
+
+def lfq_exact(options: Options) -> list[Task]:
+    cells = [{"bits": bits, "N": 64 if options.quick else 512} for bits in ((8,) if options.quick else (8, 12, 13))]
+    return [
+        (cell, partial(exact_entropy.against_full_softmax, cell["bits"], cell["N"], options.seed)) for cell in cells
+    ]
+
+
+def bsq(options: Options) -> list[Task]:
+    full = [peer.bits("bsq", 10, 16384), peer.bits("bsq", 18, 16384, alone=True)]
+    return compare(options, full, [peer.bits("bsq", 8, 2048)])
+
+
+def faiss(options: Options) -> list[Task]:
+    from quantizer_bench import against_faiss  # here, because faiss brings an OpenMP runtime of its own
+
+    cells = [{"case": name, "data": data} for name, data in against_faiss.NAMES]
+    make = against_faiss.compare
+    threads = torch.get_num_threads()
+    tasks = [(cell, partial(make, cell["case"], cell["data"], threads, options.quick)) for cell in cells]
+    return tasks[:1] if options.quick else tasks
+
+
+def recall(options: Options) -> list[Task]:
+    names = features.search_recipes()[: 2 if options.quick else None]
+    return [({"system": name}, partial(features.recall, name, options.quick)) for name in names]
+
+
+def distortion(options: Options) -> list[Task]:
+    return [
+        (
+            {"family": family, "quantizer": config},
+            partial(features.distortion, family, config, options.seed, options.quick),
+        )
+        for family, configs in features.CURVES.items()
+        for config in (configs[:1] if options.quick else configs)
+    ]
+
+
+# The name for --only, the key in the results, and what makes its rows.
+SECTIONS: list[tuple[str, str, Callable[[Options], list[Task]]]] = [
+    ("vq", "vector_quantize_pytorch", vq),
+    ("vq_alone", "alone", vq_alone),
+    ("residual", "residual", residual),
+    ("cosine", "cosine", cosine),
+    ("simvq", "simvq", simvq),
+    ("fsq", "fsq", fsq),
+    ("lfq", "lfq", lfq),
+    ("lfq_exact", "lfq_exact", lfq_exact),
+    ("bsq", "bsq", bsq),
+    ("faiss", "faiss", faiss),
+    ("recall", "recall", recall),
+    ("distortion", "distortion_bits", distortion),
 ]
-QUICK = [vq(4096, 1024, 8), vq(4096, 1024, 64), residual(2048, 4, 512, 64), fsq(4096, [7, 5, 5, 5]), lfq(2048, 8)]
+ON_GPU = ("vq", "vq_alone", "residual", "cosine", "simvq", "fsq", "lfq", "bsq")
 
 
-def our_step(quantizer: Quantizer, z: Tensor) -> Tensor:
-    result = quantizer(z)
-    (quantizer.loss(result) + result.vectors.sum()).backward()
-    return result.codes
+def find(rows: list[Row], cell: Row) -> Row | None:
+    return next((row for row in rows if all(row.get(name) == value for name, value in cell.items())), None)
 
 
-def peer_step(quantizer: nn.Module, z: Tensor) -> Tensor:
-    vectors, codes, *losses = quantizer(z)
-    total = vectors.sum()
-    for loss in losses:
-        total = total + loss.sum()
-    total.backward()
-    return codes
-
-
-def little_endian(codes: Tensor, bits: int) -> Tensor:
-    """The peer packs LFQ bits highest first."""
-    return sum(((codes >> bit) & 1) << (bits - 1 - bit) for bit in range(bits))
-
-
-def measure(step: Callable[[], Tensor], repeats: int) -> tuple[float, float]:
-    """CPU seconds (best) and peak growth of resident memory in MB."""
-    seconds, megabytes = float("inf"), 0.0
-    for _ in range(repeats):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # hand freed memory back, or the next step would grow into it unseen
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present size
-        before = memory("VmRSS")
-        start = time.process_time()
-        step()
-        seconds = min(seconds, time.process_time() - start)
-        megabytes = max(megabytes, memory("VmHWM") - before)
-    return seconds, megabytes
-
-
-def memory(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
-
-
-def run(case: Case, seed: int, repeats: int) -> dict[str, Any]:
-    torch.manual_seed(seed)
-    ours, other = build(case.config, case.dim), case.make_peer()
-    z = torch.randn(1, case.vectors, case.dim, requires_grad=True)
-    our_step(ours, z), peer_step(other, z)  # first calls start threads and set up buffers
-    case.share(ours, other)
-    with torch.no_grad():
-        our_codes, peer_codes = ours.eval().encode(z)[0], other.eval()(z)[1][0]
-    if case.config["type"] == "lfq":
-        peer_codes = little_endian(peer_codes, case.config["bits"])
-    agree = (our_codes.squeeze(-1) == peer_codes).float().mean().item()
-    ours.train(), other.train()
-    our_seconds, our_memory = measure(lambda: our_step(ours, z), repeats)
-    peer_seconds, peer_memory = measure(lambda: peer_step(other, z), repeats)
+def about(arguments: argparse.Namespace) -> Row:
     return {
-        "case": case.name,
-        "vectors": case.vectors,
-        "cpu_seconds": our_seconds,
-        "peer_cpu_seconds": peer_seconds,
-        "speedup": peer_seconds / our_seconds,
-        "peak_mb": our_memory,
-        "peer_peak_mb": peer_memory,
-        "codes_equal": agree,
+        "command": " ".join(["python", *sys.argv]),
+        "seed": arguments.seed,
+        "quick": arguments.quick,
+        "threads": torch.get_num_threads(),
+        "machine": report.machine(arguments.device),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "vector-quantize-pytorch", "faiss-cpu")},
     }
 
 
-def markdown(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "# Quantizers against vector-quantize-pytorch",
-        "",
-        "One training step (forward, backward, codebook update): CPU seconds of all threads, best of "
-        f"{about['repeats']}, and growth of resident memory. Both in the same process, one after the other.",
-        "",
-        "| case | vectors | CPU s | peer CPU s | times less | peak MB | peer peak MB | equal codes |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row['case']} | {row['vectors']} | {row['cpu_seconds']:.4f} | {row['peer_cpu_seconds']:.4f} | "
-            f"{row['speedup']:.1f} | {row['peak_mb']:.0f} | {row['peer_peak_mb']:.0f} | {row['codes_equal']:.2%} |"
-        )
-    note = "Our FSQ has the paper's bound, (L - 1)(1 - 0.001) / 2, the peer 1 + 0.001: some codes differ at the edges."
-    return "\n".join([*lines, "", note, "", *[f"- {key}: {value}" for key, value in about.items()], ""])
-
-
 def main() -> None:
+    names = [name for name, _, _ in SECTIONS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help=f"sections, by commas: {', '.join(names)}")
     parser.add_argument("--quick", action="store_true", help="small cases only")
+    parser.add_argument("--missing", action="store_true", help="make only rows that the results do not have yet")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="more make CPU seconds noisy: idle threads spin")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     arguments = parser.parse_args()
+    wanted = arguments.only.split(",") if arguments.only else ON_GPU if arguments.device.type == "cuda" else names
+    if unknown := [name for name in wanted if name not in names]:
+        parser.error(f"--only: no section {unknown[0]!r}; valid: {', '.join(names)}")
     torch.set_num_threads(arguments.threads)
-    repeats = 3
-    rows = []
-    for case in QUICK if arguments.quick else FULL:
-        rows.append(run(case, arguments.seed, repeats))
-        print(json.dumps(rows[-1]), flush=True)
-    about = {
-        "command": " ".join(["python", *sys.argv]),
-        "seed": arguments.seed,
-        "repeats": repeats,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "vector-quantize-pytorch": version("vector-quantize-pytorch"),
-    }
-    write_json(arguments.out / "quantizers.json", {"about": about, "cases": rows})
-    write_text(arguments.out / "quantizers.md", markdown(about, rows))
+    options = Options(arguments.quick, arguments.seed, arguments.device)
+    path = arguments.out / f"quantizers{'_cuda' if arguments.device.type == 'cuda' else ''}.json"
+    results = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    for name, key, section in SECTIONS:
+        if name not in wanted:
+            continue
+        began, rows, before = time.perf_counter(), [], results.get(key, [])
+        for cell, make in section(options):
+            row = (find(before, cell) if arguments.missing else None) or make()
+            rows.append(row)
+            print(f"{name}: {json.dumps(row)}", flush=True)
+            write_json(path, {**results, key: rows + before[len(rows) :]})  # so that an interruption loses nothing
+        made = {"command": " ".join(["python", *sys.argv]), "seconds": round(time.perf_counter() - began, 1)}
+        sections = {**results.get("about", {}).get("sections", {}), key: made}
+        results |= {key: rows, "about": {**about(arguments), "sections": sections}}
+        write_json(path, results)
+        write_text(path.with_suffix(".md"), report.markdown(results, path))
+    report.draw(results, path)
 
 
 if __name__ == "__main__":

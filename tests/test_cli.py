@@ -166,7 +166,7 @@ def test_a_bug_keeps_its_traceback(recorded, tmp_path):
 def test_threads_reach_torch():
     code = (
         "import sys, types; from anyglot import cli, systems\n"
-        "def show(as_json):\n    import torch; print(torch.get_num_threads())\n"
+        "def show(as_json, only):\n    import torch; print(torch.get_num_threads())\n"
         "systems.show = show; cli.main(['systems', '--threads', '1'])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -17,6 +17,8 @@ SCHEMAS = {  # what the verbs make of a config, by its `stage` or `kind`
     "tokenizer": "anyglot.train.tokenizer:TokenizerConfig",
     "text_tokenizer": "anyglot.train.text_tokenizer:TextTokenizerConfig",
     "pretrained": "anyglot.train.pretrained:PretrainedStageConfig",
+    "quantizer": "anyglot.train.quantizer:QuantizerStageConfig",
+    "link_prediction": "anyglot.train.link_prediction:LinkPredictionConfig",
     "pretrain": "anyglot.train.pretrain:PretrainConfig",
     "tokenizers": "anyglot.eval.tokenizers:TokenizersEval",
     "language_model": "anyglot.eval.language_model:LanguageModelEval",
@@ -100,5 +102,6 @@ def test_commands_are_taken(command, monkeypatch):
         load_mapping(f"corpora/{arguments.corpus}", overrides)
     if arguments.verb in ("train", "tokenize", "eval") and arguments.config not in PLACEHOLDERS:
         mapping = load_mapping(arguments.config, overrides)
+        mapping.pop("system", None)
         module, _, name = SCHEMAS[mapping.get("stage") or mapping.get("kind") or "tokenize"].partition(":")
         typed(getattr(import_module(module), name), mapping, arguments.config)

@@ -10,6 +10,8 @@ from anyglot.errors import AnyglotError, MismatchError
 from anyglot.inspection import coloured, show
 from anyglot.lm.grammar import Grammar, Span, Turn
 from anyglot.lm.vocabulary import Vocabulary
+from anyglot.tokenizers import quantizers
+from anyglot.tokenizers.quantizers import store
 from anyglot.tokenizers.spec import Axis, CodeSpec
 from anyglot.tokenizers.text import TextTokenizer
 
@@ -164,3 +166,14 @@ def test_what_cannot_be_shown_is_said(shards, tmp_path, name, document, message)
     path = shards if name == "tokens" else tmp_path / name
     with pytest.raises(AnyglotError, match=message):
         shown(path, document)
+
+
+def test_a_quantizer_s_run_shows_its_health(tmp_path):
+    quantizer = {"type": "vq", "size": 4, "kmeans_init": False}
+    store.save(quantizers.build(quantizer, 3), quantizer, tmp_path / "run" / "quantizer")
+    level = {"size": 4, "usage": 0.75, "dead": 1, "perplexity": 2.8, "bits": 1.5}
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps({"bits": 2, "relative_error": 0.25, "health": [level]}))
+    printed = shown(tmp_path / "run")
+    assert "size: 4" in printed
+    assert "held-out error 25.0%" in printed
+    assert "75.0%" in printed

@@ -7,6 +7,7 @@ import pytest
 
 from anyglot import cli
 from anyglot.config import config_root, load_mapping, typed
+from anyglot.systems import about
 from anyglot.tokenizers.base import tokenizer_class
 from anyglot.train.pretrained import MODULES
 
@@ -15,11 +16,15 @@ BASES = {"image/base"}  # to be extended: they leave out what only a run can kno
 BY_FOLDER = {"corpora/demo": ("anyglot.data.corpora.demo", "DemoCorpus")}
 BY_FOLDER["corpora/clips"] = ("anyglot.data.corpora.clips", "ClipsCorpus")
 BY_FOLDER["corpora/mocap"] = ("anyglot.data.corpora.mocap", "MocapCorpus")
+BY_FOLDER["corpora/vectors"] = ("anyglot.data.corpora.vectors", "VectorsCorpus")
+BY_FOLDER["corpora/graphs"] = ("anyglot.data.corpora.graphs", "GraphsCorpus")
 BY_FOLDER["corpora/recorded"] = ("anyglot.data.corpora.recorded", "RecordedCorpus")
 SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot tokenize`
     "tokenizer": ("anyglot.train.tokenizer", "TokenizerConfig"),
     "text_tokenizer": ("anyglot.train.text_tokenizer", "TextTokenizerConfig"),
     "pretrained": ("anyglot.train.pretrained", "PretrainedStageConfig"),
+    "quantizer": ("anyglot.train.quantizer", "QuantizerStageConfig"),
+    "link_prediction": ("anyglot.train.link_prediction", "LinkPredictionConfig"),
     "pretrain": ("anyglot.train.pretrain", "PretrainConfig"),
     "tokenizers": ("anyglot.eval.tokenizers", "TokenizersEval"),
     "language_model": ("anyglot.eval.language_model", "LanguageModelEval"),
@@ -30,6 +35,9 @@ SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot to
 def checked(name, overrides=()):
     """A config as its dataclass, and what lies in it untyped, typed by whoever reads it."""
     mapping = load_mapping(name, overrides)
+    if name.startswith("systems/"):
+        about(mapping, name)
+        mapping.pop("system")
     if name in BY_FOLDER:
         module, schema = BY_FOLDER[name]
         mapping.pop("corpus", None)

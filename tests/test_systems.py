@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from anyglot.errors import ConfigError
+from anyglot.errors import AnyglotError, ConfigError
 from anyglot.systems import show, systems
 
 
@@ -15,13 +15,13 @@ def checkout(tmp_path):
     (tmp_path / "tests" / "test_claims.py").write_text(
         "def helper(): pass\ndef test_usage(): pass\nclass TestB:\n    def test_bits(self): pass\n"
     )
-    recipe = "levels: 4\ntest: tests/test_claims.py::"
+    recipe = "levels: 4\nsystem:\n  source: a paper\n  claim: it works\n  test: tests/test_claims.py::"
     (recipes / "simvq.yaml").write_text(f"{recipe}test_usage[simvq]\n")
     (recipes / "bsq.yaml").write_text(f"{recipe}TestB::test_bits\n")
     (recipes / "fsq.yaml").write_text(f"{recipe}test_gone\n")
     (recipes / "lfq.yaml").write_text(f"{recipe}helper\n")
-    (recipes / "pq.yaml").write_text("levels: 4\n")
-    (recipes / "opq.yaml").write_text("test: tests/test_absent.py::test_usage\n")
+    (recipes / "pq.yaml").write_text(f"{recipe}test_later\n")
+    (recipes / "opq.yaml").write_text(f"{recipe}test_usage\n".replace("test_claims", "test_absent"))
     return tmp_path
 
 
@@ -55,6 +55,12 @@ def test_a_recipe_of_no_system_is_an_error(checkout):
         systems(checkout / "configs", checkout)
 
 
+def test_a_recipe_says_what_it_claims(checkout):
+    (checkout / "configs" / "systems" / "ibq.yaml").write_text("system: {source: a paper, test: x}\n")
+    with pytest.raises(ConfigError, match="ibq.yaml: system: required key 'claim' is not set"):
+        systems(checkout / "configs", checkout)
+
+
 def test_json_has_the_promised_keys(capsys):
     show(as_json=True)
     rows = json.loads(capsys.readouterr().out)
@@ -64,6 +70,17 @@ def test_json_has_the_promised_keys(capsys):
 def test_the_table_counts_its_rows(capsys):
     show(as_json=False)
     assert "288 rows" in capsys.readouterr().out
+
+
+def test_one_system_says_what_it_claims(capsys):
+    show(as_json=False, only="fsq")
+    printed = capsys.readouterr().out
+    assert "arXiv:2309.15505" in printed
+    assert "anyglot train systems/fsq" in printed
+    show(as_json=True, only="fsq")
+    assert json.loads(capsys.readouterr().out)["claim"].startswith("Codes never")
+    with pytest.raises(AnyglotError, match="no system 'simqv'; did you mean 'simvq'"):
+        show(as_json=False, only="simqv")
 
 
 def test_every_shipped_recipe_names_a_test_that_exists():

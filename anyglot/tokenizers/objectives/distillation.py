@@ -14,7 +14,8 @@ from torch.nn.functional import cosine_similarity
 
 from anyglot import assets
 from anyglot.files import atomic_path
-from anyglot.tokenizers.quantizers.base import Quantizer, straight_through
+from anyglot.tokenizers.quantizers.base import Quantizer
+from anyglot.tokenizers.quantizers.gradients import straight_through
 
 TEACHER_RATE = 50.0  # features per second of Whisper's encoder
 TEACHER_SAMPLE_RATE = 16000

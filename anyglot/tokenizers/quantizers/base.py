@@ -2,20 +2,23 @@
 
 Every family is a pipeline of the same steps, and writes only the middle ones:
 
-    z -> project_in -> bound -> select (codes, code vectors, losses) -> straight-through -> project_out
+    z -> project_in -> bound -> select (codes, code vectors, losses) -> pass_gradient -> project_out
 
-`bound` maps into the domain where codes are chosen (tanh for FSQ, the unit sphere for cosine VQ). The gradient
-of the code vectors with respect to the bounded vectors is the identity.
+`bound` maps into the domain where codes are chosen (tanh for FSQ, the unit sphere for cosine VQ). `pass_gradient`
+says what the gradient of the code vectors with respect to the bounded vectors is: the identity, unless a family
+has another.
 """
 
+import itertools
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anyglot.errors import AnyglotError
+from anyglot.tokenizers.quantizers.buffers import Fp32Buffers
+from anyglot.tokenizers.quantizers.gradients import straight_through as straight_through
 from anyglot.tokenizers.quantizers.search import full_precision
 
 
@@ -35,22 +38,6 @@ class Quantized:
     stats: dict[str, Tensor]
 
 
-class _StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, vectors: Tensor) -> Tensor:
-        return vectors.view_as(vectors)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        return grads[0], grads[0]
-
-
-def straight_through(z: Tensor, vectors: Tensor) -> Tensor:
-    """`vectors`, exactly, with their gradient passed to `z` as well (Bengio et al. 2013, arXiv:1308.3432)."""
-    out: Tensor = _StraightThrough.apply(z, vectors)
-    return out
-
-
 def count_codes(codes: Tensor, size: int) -> Tensor:
     """How often codes occur; of big codebooks only those that do."""
     return torch.bincount(codes.flatten()) if size <= 2**18 else torch.unique(codes, return_counts=True)[1]
@@ -58,8 +45,12 @@ def count_codes(codes: Tensor, size: int) -> Tensor:
 
 def code_stats(counts: Tensor, size: int) -> dict[str, Tensor]:
     """Usage and perplexity of a codebook of `size` codes, from how often codes occur (see `count_codes`)."""
-    share = counts.float() / counts.sum().clamp(min=1)
-    return {"usage": (counts > 0).sum() / size, "perplexity": torch.special.entr(share).sum().exp()}
+    # Of big codebooks most codes occur a few times or never: logarithms of how often, not one for each code.
+    alike = torch.bincount(counts.long())  # how many codes occur 0, 1, 2 ... times
+    times = torch.arange(len(alike), device=counts.device, dtype=torch.float32)
+    total = (alike * times).sum().clamp(min=1)
+    entropy = (alike * torch.special.entr(times / total)).sum()
+    return {"usage": alike[1:].sum() / size, "perplexity": entropy.exp()}
 
 
 class Projection(nn.Linear):
@@ -69,7 +60,7 @@ class Projection(nn.Linear):
         return F.linear(input, self.weight.float(), self.bias.float())
 
 
-class Quantizer(nn.Module):
+class Quantizer(Fp32Buffers):
     """Base of all families. A family writes `bound`, `assign`, `lookup` and `select`, all on flat fp32 vectors.
 
     dim: width of the vectors outside. width: of the code vectors; a projection leads to it and back where the
@@ -80,11 +71,19 @@ class Quantizer(nn.Module):
     of them must make it. Do not put a quantizer inside activation checkpointing: the recomputation updates twice.
     """
 
+    # Whether vectors of `select` carry a gradient to `h` in training (mixtures, samples); a stack would add a second.
+    own_gradient = False
+
     def __init__(self, dim: int, width: int, levels: tuple[int, ...], weights: dict[str, float]) -> None:
         super().__init__()
         self.dim, self.width, self.levels, self.weights = dim, width, levels, weights
         self.project_in: nn.Module = nn.Identity() if width == dim else Projection(dim, width)
         self.project_out: nn.Module = nn.Identity() if width == dim else Projection(width, dim)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return next(itertools.chain(self.buffers(), self.parameters())).device
 
     @property
     def projects(self) -> bool:
@@ -124,9 +123,14 @@ class Quantizer(nn.Module):
         """Choose codes, with losses and, when `updating`, running statistics.
 
         sample: int64 [n], the index along the first axis of the input that each vector came from.
-        Returns flat results of width `width`; the vectors carry gradients to parameters only, not to `h`.
+        Returns flat results of width `width`; the vectors carry gradients to parameters only, not to `h`, unless the
+        family says so by `own_gradient`.
         """
         raise NotImplementedError
+
+    def pass_gradient(self, h: Tensor, vectors: Tensor) -> Tensor:
+        """The selected vectors, with the gradient that reaches `h`: straight-through unless a family says otherwise."""
+        return straight_through(h, vectors)
 
     # What everybody calls.
 
@@ -181,6 +185,17 @@ class Quantizer(nn.Module):
         with full_precision(codes.device):
             return self.decode_flat(flat).reshape(*codes.shape[:-1], self.dim)
 
+    @torch.no_grad()
+    def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
+        """Squared distances [q, n] between queries [q, dim] and what codes [n, levels] decode to.
+
+        Families whose vectors are sums of code vectors override it with look-ups in one table per query.
+        """
+        vectors = self.decode(codes)
+        with full_precision(queries.device):
+            products = queries.float() @ vectors.t()
+        return queries.float().square().sum(1)[:, None] - 2 * products + vectors.square().sum(1)
+
     def loss(self, quantized: Quantized) -> Tensor:
         """Sum of the loss terms, each times the weight that this quantizer's config gives it."""
         terms = [self.weights[name] * value for name, value in quantized.losses.items()]
@@ -192,7 +207,7 @@ class Quantizer(nn.Module):
         """`forward` without checks; see `select` for `sample`."""
         h = self.bound(self.project_in(z))
         result = self.select(h, sample)
-        result.vectors = self.project_out(straight_through(h, result.vectors))
+        result.vectors = self.project_out(self.pass_gradient(h, result.vectors))
         return result
 
     def encode_flat(self, z: Tensor) -> Tensor:
@@ -230,10 +245,9 @@ def _check_finite(flat: Tensor, z: Tensor) -> None:
 @torch.no_grad()
 def codebooks(quantizer: Quantizer) -> list[Tensor]:
     """The vectors of every level's codes, float [size, dim]: what a code alone gives its decoder."""
-    device = next((tensor.device for tensor in quantizer.state_dict().values()), torch.device("cpu"))
     found = []
     for level, size in enumerate(quantizer.levels):
-        codes = torch.full((size, len(quantizer.levels)), -1, device=device)
-        codes[:, level] = torch.arange(size, device=device)
+        codes = torch.full((size, len(quantizer.levels)), -1, device=quantizer.device)
+        codes[:, level] = torch.arange(size, device=quantizer.device)
         found.append(quantizer.decode(codes))
     return found

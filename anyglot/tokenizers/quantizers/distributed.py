@@ -12,6 +12,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Which of the ranks this process is."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
 def all_reduce(tensor: Tensor) -> Tensor:
     """Sum over ranks, in place, outside autograd."""
     if world_size() > 1:

@@ -11,6 +11,7 @@ from anyglot.errors import ConfigError
 from anyglot.tokenizers.quantizers.base import Quantized, Quantizer, code_stats, count_codes
 
 MARGIN = 1e-3  # keeps a saturated tanh away from the rounding edge beyond the last level
+ROWS = 64
 
 
 @dataclass
@@ -31,6 +32,10 @@ class FiniteScalarQuantizer(Quantizer):
 
     sizes: Tensor
     bases: Tensor
+    steps: Tensor
+    reach: Tensor
+    centre: Tensor
+    shift: Tensor
 
     def __init__(self, config: FSQConfig, dim: int, where: str) -> None:
         sizes = config.sizes
@@ -40,8 +45,17 @@ class FiniteScalarQuantizer(Quantizer):
             raise ConfigError(f"{where}.sizes: {prod(sizes)} codes do not fit 63 bits; use fewer channels or levels")
         super().__init__(dim, len(sizes), (prod(sizes),), {})
         self.clamped = config.bound == "clamp"
+        self.middle = sum(size // 2 * prod(sizes[:i]) for i, size in enumerate(sizes))  # the code of the zero vector
         self.register_buffer("sizes", torch.tensor(sizes), persistent=False)
         self.register_buffer("bases", torch.tensor([prod(sizes[:i]) for i in range(len(sizes))]), persistent=False)
+        # Per channel: steps from 0 to 1, half the range of the levels, its centre, and what tanh is shifted by so that
+        # zero stays zero. Repeated, for `_rows`.
+        steps, even = self.sizes // 2, self.sizes % 2 == 0
+        half, offset = (self.sizes - 1) * (1 - MARGIN) / 2, even * 0.5
+        self.register_buffer("steps", steps.float().repeat(ROWS), persistent=False)
+        self.register_buffer("reach", (half / steps).repeat(ROWS), persistent=False)
+        self.register_buffer("centre", (-offset / steps).repeat(ROWS), persistent=False)
+        self.register_buffer("shift", torch.tan(offset / half).repeat(ROWS), persistent=False)
 
     @property
     def residual_scale(self) -> Tensor:
@@ -49,30 +63,39 @@ class FiniteScalarQuantizer(Quantizer):
 
     def bound(self, h: Tensor) -> Tensor:
         """Map to the range of the levels, in units of size // 2, so about -1 .. 1."""
-        half = (self.sizes - 1) * (1 - MARGIN) / 2
-        offset = torch.where(self.sizes % 2 == 0, 0.5, 0.0)
+        rows = self._rows(h)
+        reach, centre, shift = (values[: rows.shape[-1]] for values in (self.reach, self.centre, self.shift))
         if self.clamped:
-            return torch.maximum(torch.minimum(h * (self.sizes // 2), half - offset), -half - offset) / (
-                self.sizes // 2
-            )
-        return torch.tanh(h + torch.tan(offset / half)) * (half / (self.sizes // 2)) - offset / (self.sizes // 2)
+            return torch.clamp(rows, centre - reach, centre + reach).view_as(h)
+        return torch.addcmul(centre, (rows + shift).tanh_(), reach).view_as(h)
+
+    def _rows(self, h: Tensor) -> Tensor:
+        """[n, width] seen as [n / ROWS, ROWS * width] where that divides: kernels are slow on short rows."""
+        blocks, rest = divmod(h.numel(), ROWS * self.width)
+        return h if rest else h.reshape(blocks, ROWS * self.width)
 
     def assign(self, h: Tensor) -> Tensor:
-        return self._pack(torch.round(h * (self.sizes // 2)))
+        rows = self._rows(h)
+        return self._pack((rows * self.steps[: rows.shape[-1]]).round_().view_as(h))
 
     def _pack(self, levels: Tensor) -> Tensor:
-        """Codes [n, 1] of levels [n, width], whole numbers around 0. Exact: integers only."""
-        return (levels.to(torch.int64) * self.bases).sum(1, keepdim=True) + (self.sizes // 2 * self.bases).sum()
+        """Codes [n, 1] of levels [n, width], whole numbers around 0. Exact: floats only where they hold every code."""
+        if self.levels[0] < 2**24:
+            packed = (levels @ self.bases.float()).to(torch.int64)
+        else:
+            packed = (levels.to(torch.int64) * self.bases).sum(1)
+        return packed[:, None] + self.middle
 
     def lookup(self, codes: Tensor) -> Tensor:
-        levels = codes // self.bases % self.sizes
-        return (levels - self.sizes // 2) / (self.sizes // 2)
+        return (codes // self.bases % self.sizes - self.sizes // 2) / self.steps[: self.width]
 
     def select(self, h: Tensor, sample: Tensor) -> Quantized:
-        levels = torch.round(h.detach() * (self.sizes // 2))
-        codes = self._pack(levels)
+        rows = self._rows(h.detach())
+        steps = self.steps[: rows.shape[-1]]
+        levels = (rows * steps).round_()
+        codes = self._pack(levels.view_as(h))
         stats = code_stats(count_codes(codes, self.levels[0]), self.levels[0])
-        return Quantized(levels / (self.sizes // 2), codes, {}, stats)
+        return Quantized(levels.div_(steps).view_as(h), codes, {}, stats)
 
 
 CONFIG = FSQConfig

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anyglot.errors import ConfigError
 from anyglot.tokenizers.quantizers import build
-from anyglot.tokenizers.quantizers.fsq import FiniteScalarQuantizer
+from anyglot.tokenizers.quantizers.fsq import ROWS, FiniteScalarQuantizer
 
 
 def fsq(sizes: list[int], **options: object) -> FiniteScalarQuantizer:
@@ -91,3 +92,58 @@ def test_gradient_is_that_of_the_bound() -> None:
     z = torch.tensor([[0.0], [0.5], [-2.0]], requires_grad=True)
     fsq([5])(z).vectors.sum().backward()
     torch.testing.assert_close(z.grad, (1 - torch.tanh(z.detach()) ** 2) * 2 * (1 - 1e-3) / 2)
+
+
+@pytest.mark.parametrize("bound", ["tanh", "clamp"])
+def test_long_rows_give_what_short_ones_do(bound: str) -> None:
+    """A multiple of ROWS vectors is computed as fewer, longer rows: same codes, vectors and gradients, bit for bit."""
+    quantizer = fsq([8, 5, 4, 3, 2, 7], bound=bound)
+    z = (torch.randn(2 * ROWS, 6) * 2).requires_grad_()
+    together, rest = quantizer(z), quantizer(z[1:])
+    assert torch.equal(together.codes[1:], rest.codes)
+    assert torch.equal(together.vectors[1:], rest.vectors)
+    direction = torch.randn(2 * ROWS, 6)
+    (first,) = torch.autograd.grad((together.vectors * direction).sum(), z)
+    (second,) = torch.autograd.grad((rest.vectors * direction[1:]).sum(), z)
+    assert torch.equal(first[1:], second[1:])
+
+
+def test_codes_are_exact_on_both_sides_of_what_fp32_holds() -> None:
+    """Products in fp32 pack codes below 2^24, integers beyond; slow twin in Python's integers."""
+    for sizes in ([8] * 7 + [7], [8] * 8, [255, 255, 257], [256, 256, 256]):
+        quantizer = fsq(sizes)
+        z = torch.randn(500, len(sizes)) * 3
+        levels = (quantizer.bound(z) * (torch.tensor(sizes) // 2)).round().to(torch.int64) + torch.tensor(sizes) // 2
+        expected = [sum(k * prod(sizes[:i]) for i, k in enumerate(row)) for row in levels.tolist()]
+        assert quantizer.encode(z)[:, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 8])
+def test_gradients_are_finite_and_die_only_far_out(size: int) -> None:
+    """Two levels too, where an inverse tanh of the shift would be NaN. Far out a tanh is flat: normalise before it."""
+    z = torch.linspace(-3, 3, 601)[:, None].requires_grad_()
+    fsq([size])(z).vectors.sum().backward()
+    assert z.grad is not None
+    assert (z.grad > 0).all()
+    far = torch.tensor([[-1e30], [1e30]], requires_grad=True)
+    fsq([size])(far).vectors.sum().backward()
+    assert far.grad is not None
+    assert (far.grad == 0).all()
+
+
+def test_even_sizes_reach_one_step_further_down() -> None:
+    values = fsq([4]).decode(torch.arange(4)[:, None])[:, 0]
+    assert values.tolist() == [-1.0, -0.5, 0.0, 0.5]
+
+
+def test_stats_by_hand() -> None:
+    result = fsq([4])(torch.tensor([[-9.0], [-9.0], [0.0], [9.0]]))
+    assert result.codes[:, 0].tolist() == [0, 0, 2, 3]
+    assert result.stats["usage"].item() == 0.75
+    assert result.stats["perplexity"].item() == pytest.approx(2**1.5)
+
+
+def test_refuses_what_cannot_work() -> None:
+    for sizes in ([], [1, 5], [1001], [8] * 21):
+        with pytest.raises(ConfigError, match=r"quantizer\.sizes"):
+            build({"type": "fsq", "sizes": sizes}, 4)

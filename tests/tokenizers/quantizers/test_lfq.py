@@ -1,9 +1,12 @@
+import time
+
 import pytest
 import torch
 from torch import Tensor
 
+from anyglot.errors import ConfigError
 from anyglot.tokenizers.quantizers import build, lfq
-from anyglot.tokenizers.quantizers.entropy import code_entropy, entropy, mean_assignment
+from anyglot.tokenizers.quantizers.entropy import ROWS, batch_entropy, code_entropy, entropy, mean_assignment
 from anyglot.tokenizers.quantizers.lfq import LookupFreeQuantizer
 
 
@@ -47,14 +50,15 @@ def slow_entropies(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     return torch.special.entr(p).sum(1).mean(), torch.special.entr(p.mean(0)).sum()
 
 
-@pytest.mark.parametrize("bits", [1, 2, 3, 7, 10])
+@pytest.mark.parametrize(("bits", "count"), [(1, 60), (2, 60), (3, ROWS + 60), (7, 60), (12, 60)])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
-def test_entropy_is_exact(bits: int, temperature: float) -> None:
+def test_entropy_is_exact(bits: int, count: int, temperature: float) -> None:
+    """Value and gradient in float64 against the softmax over all codes, 4096 of them at 12 bits; over several tiles."""
     generator = torch.Generator().manual_seed(0)
     mix = torch.randn(bits, bits, generator=generator, dtype=torch.float64)  # correlated bits
-    z = (torch.randn(60, bits, generator=generator, dtype=torch.float64) @ mix).requires_grad_()
+    z = (torch.randn(count, bits, generator=generator, dtype=torch.float64) @ mix).requires_grad_()
     logits = 4 * z / temperature
-    sample, batch = code_entropy(logits).mean(), entropy(mean_assignment(logits, 60, synced=False))
+    sample, batch = code_entropy(logits).mean(), entropy(mean_assignment(logits, count, synced=False))
     slow_sample, slow_batch = slow_entropies(z, temperature)
     torch.testing.assert_close(sample, slow_sample, atol=1e-10, rtol=1e-10)
     torch.testing.assert_close(batch, slow_batch, atol=1e-10, rtol=1e-10)
@@ -68,6 +72,46 @@ def test_sum_over_bits_is_only_an_upper_bound() -> None:
     by_bits = sum(entropy(mean_assignment(400 * z[:, i : i + 1], 500, synced=False)) for i in range(6))
     assert exact < 0.8  # ln 2, and a little where bits are undecided
     assert by_bits > 4
+
+
+def test_groups_add_up_to_an_upper_bound_that_tightens() -> None:
+    """Groups take bits of different groups for independent: exact for 1, and for bits that are."""
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.randn(8, 8, generator=generator, dtype=torch.float64)
+    logits = 4 * torch.randn(300, 8, generator=generator, dtype=torch.float64) @ mix
+    found = [float(batch_entropy(logits, groups, 300, synced=False)) for groups in (1, 2, 4, 8)]
+    assert found == sorted(found)
+    assert found[0] == pytest.approx(float(entropy(mean_assignment(logits, 300, synced=False))))
+    assert found[3] > found[0] + 0.1
+    signs = ((torch.arange(16)[:, None] >> torch.arange(4)) & 1).double() * 2 - 1  # each pattern once
+    independent = [float(batch_entropy(9 * signs, groups, 16, synced=False)) for groups in (1, 4)]
+    assert independent[0] == pytest.approx(independent[1])
+
+
+@pytest.mark.parametrize("kind", ["lfq", "bsq"])
+def test_beyond_24_bits_the_config_must_name_the_approximation(kind: str) -> None:
+    for bits in (25, 36, 48):
+        with pytest.raises(ConfigError, match="groups: the entropy is exact up to 24 bits"):
+            build({"type": kind, "bits": bits}, 6)
+        quantizer = build({"type": kind, "bits": bits, "groups": 4}, 6)
+        result = quantizer(torch.randn(40, 6, requires_grad=True))
+        quantizer.loss(result).backward()
+        assert result.losses["entropy"].isfinite()
+        assert torch.equal(quantizer.decode(result.codes), result.vectors)
+    for options in ({"groups": 0}, {"groups": 7}, {"temperature": 0.0}, {"entropy": -0.1}, {"bits": 63}):
+        with pytest.raises(ConfigError):
+            build({"type": kind, "bits": 6, **options}, 6)
+
+
+def test_sharp_assignments_are_not_slow() -> None:
+    """Products of tiny probabilities are subnormal numbers, which made a matrix product a hundred times slower."""
+    seconds = []
+    for sharpness in (1.0, 60.0):
+        logits = torch.randn(4096, 16, generator=torch.Generator().manual_seed(0)) * sharpness
+        start = time.process_time()
+        mean_assignment(logits, 4096, synced=False)
+        seconds.append(time.process_time() - start)
+    assert seconds[1] < 5 * seconds[0]
 
 
 def test_mean_assignment_is_little_endian() -> None:
@@ -93,7 +137,7 @@ def test_entropy_of_weight_zero_is_not_computed(monkeypatch: pytest.MonkeyPatch)
     def forbidden(*_: object) -> Tensor:
         raise AssertionError("computed")
 
-    monkeypatch.setattr(lfq, "mean_assignment", forbidden)
+    monkeypatch.setattr(lfq, "batch_entropy", forbidden)
     monkeypatch.setattr(lfq, "code_entropy", forbidden)
     assert set(make(4, entropy=0.0)(torch.randn(5, 4)).losses) == {"commitment"}
     with pytest.raises(AssertionError, match="computed"):
@@ -110,8 +154,8 @@ def test_saturated_bits_have_finite_gradients() -> None:
 
 def test_entropy_of_18_bits_never_makes_a_matrix_of_vectors_by_codes(largest_tensor) -> None:
     quantizer = make(18)
-    z = torch.randn(1024, 18, requires_grad=True)
-    assert largest_tensor(lambda: quantizer.loss(quantizer(z)).backward()) <= max(2**18, 1024 * 2**9)
+    z = torch.randn(16384, 18, requires_grad=True)
+    assert largest_tensor(lambda: quantizer.loss(quantizer(z)).backward()) <= max(2**18, ROWS * 2**9)
 
 
 def test_entropy_term_spreads_the_codes() -> None:

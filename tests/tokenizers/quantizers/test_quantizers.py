@@ -1,4 +1,4 @@
-"""The contract of base.py, over every family and option that builds today."""
+"""The contract of base.py, over the small configs of cases/."""
 
 import copy
 
@@ -8,35 +8,10 @@ from torch import Tensor, nn
 
 from anyglot.errors import AnyglotError, ConfigError
 from anyglot.tokenizers.quantizers import Quantizer, build, codebooks
-from anyglot.tokenizers.quantizers.codebook import Codebook
+from anyglot.tokenizers.quantizers.fitted import FittedQuantizer
+from tests.tokenizers.quantizers.cases import BOUNDED, CONFIGS, DIM, OWN_GRADIENT, SOFT
 
-DIM = 6
 EMA = {"type": "vq", "size": 12}
-LEARNED = {"type": "vq", "size": 12, "codebook": "learned"}
-CLAMPED_FSQ = {"type": "fsq", "sizes": [5, 4, 7], "bound": "clamp"}
-LOW_COSINE = {"type": "vq", "size": 12, "width": 3, "metric": "cosine"}
-CONFIGS = {
-    "vq_ema": EMA,
-    "vq_ema_plain": {**EMA, "kmeans_init": False, "reset_below": 0.0},
-    "vq_ema_narrow": {**EMA, "width": 3},
-    "vq_ema_cosine": {**EMA, "metric": "cosine"},
-    "vq_learned": LEARNED,
-    "vq_learned_cosine": {**LEARNED, "metric": "cosine"},
-    "vq_learned_low_cosine": {**LOW_COSINE, "codebook": "learned"},
-    "vq_ema_low_cosine": LOW_COSINE,
-    "residual_ema": {"type": "residual", "levels": 3, "inner": EMA},
-    "residual_learned": {"type": "residual", "levels": 4, "inner": LEARNED},
-    "residual_low_cosine": {"type": "residual", "levels": 3, "inner": LOW_COSINE},
-    "residual_narrow": {"type": "residual", "levels": 3, "inner": EMA, "width": 4},
-    "residual_fsq": {"type": "residual", "levels": 3, "width": 3, "inner": CLAMPED_FSQ},
-    "residual_fsq_projected": {"type": "residual", "levels": 2, "inner": {"type": "fsq", "sizes": [5, 4, 7]}},
-    "residual_lfq": {"type": "residual", "levels": 3, "inner": {"type": "lfq", "bits": DIM}},
-    "fsq": {"type": "fsq", "sizes": [8, 5, 4, 3, 2, 7]},
-    "fsq_projected": {"type": "fsq", "sizes": [8, 8, 5]},
-    "lfq": {"type": "lfq", "bits": DIM},
-    "lfq_projected": {"type": "lfq", "bits": 9, "temperature": 1.0},
-}
-BOUNDED = {"fsq", "vq_ema_cosine", "vq_learned_cosine"}  # the identity holds after tanh or normalisation
 every_config = pytest.mark.parametrize("name", CONFIGS)
 
 
@@ -47,11 +22,19 @@ def vectors(*grid: int, seed: int = 0) -> Tensor:
 def trained(name: str, steps: int = 12) -> Quantizer:
     """A quantizer past the start of its codebooks, in training mode."""
     torch.manual_seed(0)
-    quantizer = build(CONFIGS[name], DIM)
+    quantizer = made(name)
     optimizer = adam(quantizer)
     for step in range(steps):
         train_step(quantizer, optimizer, vectors(3, 20, seed=step))
     assert quantizer.ready
+    return quantizer
+
+
+def made(name: str) -> Quantizer:
+    """A new quantizer, fitted if it is of those."""
+    quantizer = build(CONFIGS[name], DIM)
+    if isinstance(quantizer, FittedQuantizer):
+        quantizer.fit(vectors(400, seed=77), labels=torch.arange(400) % 4)
     return quantizer
 
 
@@ -107,6 +90,8 @@ def test_decode_of_encode_is_forward(name: str) -> None:
 
 @every_config
 def test_decode_in_training_uses_the_code_that_forward_used(name: str) -> None:
+    if name in SOFT:
+        return  # its training vectors mix several codes
     quantizer = trained(name)
     z = vectors(4, 50, seed=98)
     before = copy.deepcopy(quantizer)
@@ -129,7 +114,7 @@ def test_save_and_load_gives_the_same_codes(name: str) -> None:
 def test_resumed_step_equals_uninterrupted(name: str, steps: int) -> None:
     """Also in the middle of collecting vectors for k-means: after 1 step the 48 vectors are not there yet."""
     torch.manual_seed(0)
-    quantizer = build(CONFIGS[name], DIM)
+    quantizer = made(name)
     optimizer = adam(quantizer)
     for step in range(steps):
         train_step(quantizer, optimizer, vectors(30, seed=step))
@@ -138,7 +123,9 @@ def test_resumed_step_equals_uninterrupted(name: str, steps: int) -> None:
     other_optimizer = adam(other)
     other_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for step in range(3):
+        torch.manual_seed(step)
         train_step(quantizer, optimizer, vectors(30, seed=100 + step))
+        torch.manual_seed(step)
         train_step(other, other_optimizer, vectors(30, seed=100 + step))
     assert_same_state(quantizer, other)
 
@@ -150,6 +137,10 @@ def test_gradient_passes_once(name: str) -> None:
     result = quantizer(z)
     direction = vectors(5, 4, seed=8)
     (gradient,) = torch.autograd.grad((result.vectors * direction).sum(), z)
+    if name in OWN_GRADIENT:
+        assert gradient.isfinite().all()
+        assert (gradient.abs().sum(-1) > 0).all()
+        return
     if quantizer.projects or name in BOUNDED:
         expected = torch.autograd.grad(
             (quantizer.project_out(quantizer.bound(quantizer.project_in(z))) * direction).sum(), z
@@ -181,7 +172,10 @@ def test_masked_equals_unpadded(name: str) -> None:
     padded[~mask] = torch.nan
     flat = padded[mask].clone().requires_grad_()
     padded.requires_grad_()
-    masked, unpadded = quantizer(padded, mask), other(flat)
+    torch.manual_seed(0)
+    masked = quantizer(padded, mask)
+    torch.manual_seed(0)
+    unpadded = other(flat)
     assert torch.equal(masked.codes[mask], unpadded.codes)
     assert torch.equal(masked.vectors[mask], unpadded.vectors)
     assert (masked.codes[~mask] == -1).all()
@@ -200,7 +194,10 @@ def test_true_mask_equals_no_mask(name: str) -> None:
     quantizer = trained(name)
     other = copy.deepcopy(quantizer)
     z = vectors(3, 20, seed=5)
-    masked, plain = quantizer(z, torch.ones(3, 20, dtype=torch.bool)), other(z)
+    torch.manual_seed(0)
+    masked = quantizer(z, torch.ones(3, 20, dtype=torch.bool))
+    torch.manual_seed(0)
+    plain = other(z)
     assert torch.equal(masked.codes, plain.codes)
     assert torch.equal(masked.vectors, plain.vectors)
     assert {k: v.item() for k, v in masked.losses.items()} == {k: v.item() for k, v in plain.losses.items()}
@@ -226,11 +223,12 @@ def test_autocast_changes_no_code(name: str) -> None:
     quantizer = trained(name).eval()
     z = vectors(2000, seed=3)
     plain = quantizer(z)
-    with torch.autocast("cpu", torch.bfloat16):
-        under = quantizer(z)
-        assert torch.equal(quantizer.encode(z), plain.codes)
-    assert torch.equal(under.codes, plain.codes)
-    assert torch.equal(under.vectors, plain.vectors)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            under = quantizer(z)
+            assert torch.equal(quantizer.encode(z), plain.codes)
+        assert torch.equal(under.codes, plain.codes)
+        assert torch.equal(under.vectors, plain.vectors)
     torch.set_float32_matmul_precision("medium")
     try:
         assert torch.equal(quantizer(z).codes, plain.codes)
@@ -245,12 +243,12 @@ def test_statistics_stay_fp32_in_a_bf16_engine(name: str) -> None:
     twin = copy.deepcopy(quantizer)
     quantizer.to(torch.bfloat16)
     z = vectors(3, 40, seed=4).to(torch.bfloat16).float()
-    for module in quantizer.modules():
-        if isinstance(module, Codebook):
-            assert {buffer.dtype for buffer in module.buffers() if buffer.is_floating_point()} == {torch.float32}
+    assert {buffer.dtype for buffer in quantizer.buffers() if buffer.is_floating_point()} <= {torch.float32}
     result = quantizer(z.to(torch.bfloat16))
     assert result.vectors.dtype == torch.bfloat16
-    if not list(quantizer.parameters()):  # then nothing is rounded: a step changes the averages as in fp32
+    if (
+        not list(quantizer.parameters()) and name not in SOFT
+    ):  # then nothing is rounded: a step changes the averages as in fp32
         twin(z)
         assert_same_state(quantizer, twin)
     assert quantizer.decode(result.codes).dtype == torch.float32
@@ -321,7 +319,7 @@ def test_bad_input_names_the_shape(name: str) -> None:
 def test_optimising_against_the_quantizer_lowers_the_error(name: str) -> None:
     """An affine encoder and decoder around it learn to reconstruct low-rank data: gradients mean something."""
     torch.manual_seed(0)
-    quantizer = build(CONFIGS[name], DIM)
+    quantizer = made(name)
     encoder, decoder = nn.Linear(DIM, DIM), nn.Linear(DIM, DIM)
     optimizer = torch.optim.Adam([p for m in (encoder, quantizer, decoder) for p in m.parameters()], lr=1e-2)
     mix = torch.randn(2, DIM)

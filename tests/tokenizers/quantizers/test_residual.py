@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from anyglot.errors import ConfigError
 from anyglot.tokenizers.quantizers import build
 from anyglot.tokenizers.quantizers.residual import ResidualQuantizer
 
@@ -207,3 +208,120 @@ def test_fully_masked_start_keeps_all_parameters_in_the_graph() -> None:
     result = quantizer(torch.randn(4, 5, requires_grad=True))
     (quantizer.loss(result) + result.vectors.sum()).backward()
     assert [name for name, parameter in quantizer.named_parameters() if parameter.grad is None] == []
+
+
+# One codebook for all levels
+
+
+def test_shared_codebook_is_one_and_updated_once_a_step() -> None:
+    quantizer = residual(3, shared=True)
+    assert {name for name, _ in quantizer.named_buffers() if name.endswith("weight")} == {"stack.0.codebook.weight"}
+    z = torch.randn(50, 5, requires_grad=True)
+    book, twin = quantizer.stack[0].codebook, build(VQ, 5)
+    twin.load_state_dict(quantizer.stack[0].state_dict())
+    left, residuals = z.detach(), []
+    for _ in range(3):
+        residuals.append(left)
+        left = left - book.weight[torch.cdist(left, book.weight).argmin(1)]
+    result = quantizer(z)
+    torch.testing.assert_close(result.vectors, z.detach() - left, atol=1e-5, rtol=0)
+    twin(torch.cat(residuals).requires_grad_())  # statistics of all depths together
+    assert book.updates == 1
+    torch.testing.assert_close(book.weight, twin.codebook.weight)
+    torch.testing.assert_close(book.counts, twin.codebook.counts)
+
+
+def test_shared_codebook_ignores_masked_positions() -> None:
+    quantizer, other = residual(3, shared=True), residual(3, shared=True)
+    z = torch.randn(4, 9, 5)
+    mask = torch.rand(4, 9) < 0.5
+    z[~mask] = torch.nan
+    quantizer(z.requires_grad_(), mask)
+    other(z[mask])
+    for name, value in quantizer.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("inner", [{"type": "vq", "size": 32}, {"type": "vq", "size": 32, "codebook": "learned"}])
+def test_error_falls_with_every_level_of_a_shared_codebook(inner: dict[str, object]) -> None:
+    quantizer = residual(4, inner=inner, shared=True)
+    optimizer = torch.optim.Adam([*quantizer.parameters(), torch.nn.Parameter(torch.zeros(1))], 1e-2)
+    for seed in range(200):
+        result = quantizer(torch.randn(400, 5, generator=torch.Generator().manual_seed(seed)).requires_grad_())
+        optimizer.zero_grad()
+        quantizer.loss(result).backward()
+        optimizer.step()
+    z = torch.randn(2000, 5, generator=torch.Generator().manual_seed(1000))
+    codes = quantizer.eval().encode(z)
+    prefixes = [torch.where(torch.arange(4) < depth, codes, -1) for depth in range(5)]
+    errors = [(quantizer.decode(prefix) - z).square().mean().item() for prefix in prefixes]
+    assert all(after < 0.8 * before for before, after in pairwise(errors))
+
+
+def test_shared_codebook_with_dropout_sees_no_dropped_level() -> None:
+    quantizer = residual(4, shared=True, dropout=1.0)
+    result = quantizer(torch.randn(200, 2, 5).requires_grad_())
+    used = (result.codes >= 0).sum()
+    assert used < 200 * 2 * 4
+    decay = quantizer.stack[0].codebook.decay
+    counted = (quantizer.stack[0].codebook.counts - decay).sum() / (1 - decay)  # counts began at 1
+    assert counted.item() == pytest.approx(used.item(), rel=1e-3)
+
+
+def test_every_depth_of_a_shared_codebook_commits() -> None:
+    quantizer = residual(3, shared=True).eval()
+    z = torch.randn(30, 5, requires_grad=True)
+    (gradient,) = torch.autograd.grad(quantizer(z).losses["commitment"], z)
+    left, expected = z.detach(), torch.zeros_like(z)
+    for _ in range(3):
+        book = quantizer.stack[0].codebook.weight
+        left = left - book[torch.cdist(left, book).argmin(1)]
+        expected += 2 * left / (3 * 30 * 5)
+    torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-4)
+
+
+# Gradient and beam
+
+
+@pytest.mark.parametrize("levels", [1, 2, 8])
+def test_rotation_passes_the_whole_stack_once(levels: int) -> None:
+    """|gradient| is |vectors| / |z| times that of the result, however many levels; the angle is kept."""
+    quantizer = residual(levels, gradient="rotation").eval()
+    z, direction = torch.randn(40, 5, requires_grad=True), torch.randn(40, 5)
+    vectors = quantizer(z).vectors
+    (gradient,) = torch.autograd.grad((vectors * direction).sum(), z)
+    scale = vectors.norm(dim=1) / z.norm(dim=1)
+    torch.testing.assert_close(gradient.norm(dim=1), direction.norm(dim=1) * scale, atol=1e-4, rtol=1e-4)
+    cosine = torch.nn.functional.cosine_similarity
+    torch.testing.assert_close(cosine(gradient, z), cosine(direction, vectors), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("inner", [{"type": "vq", "size": 16}, {"type": "lfq", "bits": 5}])
+@pytest.mark.parametrize("shared", [False, True])
+def test_wider_beam_is_never_worse_and_training_stays_greedy(inner: dict[str, object], shared: bool) -> None:
+    quantizer, z = trained(inner, shared=shared)
+    errors = []
+    for beam in (1, 2, 8, 32):
+        quantizer.beam = beam
+        errors.append((quantizer(z).vectors - z).square().sum(1))
+        assert torch.equal(quantizer.decode(quantizer.encode(z)), quantizer(z).vectors)
+    assert all((wider <= errors[0] + 1e-6).all() for wider in errors)
+    assert all(wider.mean() <= narrower.mean() + 1e-6 for narrower, wider in pairwise(errors))
+    greedy = residual(4, inner=inner, shared=shared)
+    greedy.load_state_dict(quantizer.state_dict())
+    assert torch.equal(quantizer.train()(z).codes, greedy.train()(z).codes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"beam": 0}, "beam: must be 1"),
+        ({"beam": 2, "inner": {"type": "lfq", "bits": 18}}, "beam: lists all codes"),
+        ({"beam": 2, "inner": {**VQ, "width": 3}}, "beam: compares sums"),
+        ({"beam": 2, "inner": {**VQ, "metric": "cosine"}}, "beam: compares sums"),
+        ({"gradient": "reverse"}, "gradient"),
+    ],
+)
+def test_refuses_what_cannot_work(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build({"type": "residual", "levels": 2, "inner": VQ, **change}, 18)

@@ -1,0 +1,27 @@
+"""Entropic optimal transport by Sinkhorn iterations (Cuturi 2013), one marginal relaxed (Chizat et al. 2018)."""
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def relaxed_transport(cost: Tensor, blur: float, uniformity: float, iterations: int) -> Tensor:
+    """The plan [n, size] that moves n equal masses, 1 in all, to `size` places at a cost [n, size].
+
+    It minimises <plan, cost> + blur KL(plan | uniform) + uniformity KL(sum over rows | uniform). So rows sum to 1 / n
+    exactly, columns to whatever weights of the places are best; as `uniformity` grows, to 1 / size.
+    """
+    rows, columns = cost.shape
+    scaled = cost.double() / blur
+    # Subtracting potentials leaves a 0 in each row and each column, so that no sum below underflows to 0.
+    scaled = scaled - scaled.min(1, keepdim=True).values
+    start = scaled.min(0).values
+    kernel = (start - scaled).exp() / (rows * columns)
+    rigid = uniformity / (uniformity + blur)
+    left = torch.ones(rows, dtype=torch.float64, device=cost.device)
+    right = left.new_ones(columns)
+    for _ in range(iterations):
+        mass = (kernel.t() @ left * columns).clamp(min=1e-300)
+        right = (-rigid * mass.log() - (1 - rigid) * start).exp()
+        left = 1 / (kernel @ right * rows).clamp(min=1e-300)
+    return (left[:, None] * kernel * right).to(cost.dtype)
