@@ -9,7 +9,34 @@ from anyglot.config import typed
 from anyglot.errors import ConfigError
 from anyglot.tokenizers.quantizers.base import Quantizer
 
-FAMILIES = ("vq", "residual", "fsq", "lfq", "bsq", "hierarchy", "hqa", "additive", "composite", "online_additive", "rvq", "compq", "trq", "qinco", "soft", "sq_vae", "hyperbolic", "product", "pq", "lopq", "ptq", "online_pq", "deep_pq", "dopq", "hihpq", "dpq")
+FAMILIES = (
+    "vq",
+    "residual",
+    "fsq",
+    "lfq",
+    "bsq",
+    "hierarchy",
+    "hqa",
+    "additive",
+    "composite",
+    "online_additive",
+    "rvq",
+    "compq",
+    "trq",
+    "qinco",
+    "soft",
+    "sq_vae",
+    "hyperbolic",
+    "product",
+    "pq",
+    "lopq",
+    "ptq",
+    "online_pq",
+    "deep_pq",
+    "dopq",
+    "hihpq",
+    "dpq",
+)
 
 
 def build(mapping: Mapping[str, Any], dim: int, where: str = "quantizer") -> Quantizer:
