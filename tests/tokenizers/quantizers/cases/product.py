@@ -16,7 +16,7 @@ CONFIGS = {
     "ptq": {"type": "ptq", "parts": [1, 3], "size": 8, "alternations": 2},
     "online_pq": {"type": "online_pq", "groups": 3, "size": 12, "start": 100, "batch": 64, "window": 200},
     "online_opq": {"type": "online_pq", "groups": 4, "size": 12, "start": 100, "batch": 64, "rotation": "follow"},
-    "deep_pq": {"type": "deep_pq", "groups": 2, "size": 8, "width": 4, "hidden": 16},
+    "deep_pq": {"type": "deep_pq", "groups": 4, "size": 12, "width": 4, "hidden": 32},
     "dopq": {"type": "dopq", "groups": 3, "size": 12},
     "hihpq": {"type": "hihpq", "groups": 2, "size": 8, "width": 3, "prototypes": [12, 4]},
     "dpq": {"type": "dpq", "size": 12},
