@@ -24,7 +24,7 @@ demo: $(READY)
 # The survey's recipes are tested on real vectors; where these cannot be had, their tests are skipped and say so.
 test: $(READY)
 	-$(BIN)/anyglot fetch vectors --out runs/vectors
-	$(TEST_ENV) $(BIN)/python -m pytest
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)
 	-$(BIN)/anyglot fetch vectors --out runs/vectors
