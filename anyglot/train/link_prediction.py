@@ -4,7 +4,6 @@ It takes seconds to minutes, so an interrupted run starts again. Results in `out
 vocabulary, of encoders that have one), metrics.json, log.jsonl, tensorboard/.
 """
 
-import json
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anyglot.config import to_mapping, typed
-from anyglot.errors import AnyglotError, ConfigError, MismatchError
+from anyglot.errors import AnyglotError, ConfigError
 from anyglot.eval.link_prediction import KnownTails, chance, figures, filtered_ranks, with_inverses
 from anyglot.files import write_json
 from anyglot.tokenizers.knowledge_graph import KnowledgeGraph, index_triples, read_triples
@@ -24,6 +23,7 @@ from anyglot.tokenizers.networks.entity_encoders import TokenEncoder
 from anyglot.tokenizers.networks.triple_scorers import SCORERS
 from anyglot.tokenizers.quantizers.anchors import CodeReport, report
 from anyglot.train.device import local_device
+from anyglot.train.finished import is_finished
 from anyglot.train.log import TrainingLog
 from anyglot.train.schedule import ScheduleConfig, factor
 
@@ -132,12 +132,7 @@ def run(mapping: dict[str, Any], where: str) -> None:
 
     config = typed(LinkPredictionConfig, mapping, where)
     out = Path(config.out)
-    done = out / "done.json"
-    if done.exists():
-        made_with = json.loads(done.read_text(encoding="utf-8"))["config"]
-        changed = [key for key, value in to_mapping(config).items() if made_with.get(key) != value]
-        if changed:
-            raise MismatchError(f"{out} holds a model made with another {changed[0]!r}; give another `out`")
+    if is_finished(out, config, "model"):
         return
     began = time.time()
     split, unseen = load(config.graph)
@@ -148,7 +143,7 @@ def run(mapping: dict[str, Any], where: str) -> None:
     if isinstance(model.encoder, TokenEncoder):
         model.encoder.tokens.save(out / "tokens.json")
     write_json(out / "metrics.json", measured.to_json())
-    write_json(done, {"config": to_mapping(config), "seconds": round(time.time() - began, 1)})
+    write_json(out / "done.json", {"config": to_mapping(config), "seconds": round(time.time() - began, 1)})
     print(summary(config, measured))
     if isinstance(model.encoder, TokenEncoder):
         code = model.encoder.tokens.encode(split.graph)[0]

@@ -3,7 +3,6 @@
 Results in `out`: quantizer/ (see `tokenizers.quantizers.store`), metrics.json, health.png, log.jsonl, tensorboard/.
 """
 
-import json
 import math
 import time
 from dataclasses import asdict, dataclass, field
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from anyglot.config import to_mapping, typed
-from anyglot.errors import AnyglotError, ConfigError, MismatchError
+from anyglot.errors import AnyglotError, ConfigError
 from anyglot.files import write_json
 from anyglot.tokenizers import quantizers
 from anyglot.tokenizers.networks.mlp import MLP
@@ -23,6 +22,7 @@ from anyglot.tokenizers.quantizers.fitted import FittedQuantizer
 from anyglot.tokenizers.quantizers.health import Health, LevelHealth
 from anyglot.tokenizers.quantizers.retrieval import recall
 from anyglot.train.device import local_device
+from anyglot.train.finished import is_finished
 from anyglot.train.health import health_scalars, show_health
 from anyglot.train.log import TrainingLog
 from anyglot.train.schedule import ScheduleConfig, factor
@@ -110,12 +110,7 @@ def run(mapping: dict[str, Any], where: str) -> None:
     """
     config = typed(QuantizerStageConfig, mapping, where)
     out = Path(config.out)
-    done = out / "done.json"
-    if done.exists():
-        made_with = json.loads(done.read_text(encoding="utf-8"))["config"]
-        changed = [key for key, value in to_mapping(config).items() if made_with.get(key) != value]
-        if changed:
-            raise MismatchError(f"{out} holds a quantizer made with another {changed[0]!r}; give another `out`")
+    if is_finished(out, config, "quantizer"):
         return
     began = time.time()
     vectors = load_vectors(config.vectors)
@@ -125,7 +120,7 @@ def run(mapping: dict[str, Any], where: str) -> None:
     measured = measure(model, vectors, config.recall)
     store.save(model.quantizer, config.quantizer, out / "quantizer")
     write_json(out / "metrics.json", measured.to_json())
-    write_json(done, {"config": to_mapping(config), "seconds": round(time.time() - began, 1)})
+    write_json(out / "done.json", {"config": to_mapping(config), "seconds": round(time.time() - began, 1)})
     print(summary(config, measured))
 
 

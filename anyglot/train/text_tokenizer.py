@@ -1,6 +1,5 @@
 """The text stage: train a text tokenizer on the text of documents, or take over a Hugging Face one."""
 
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -10,9 +9,10 @@ from typing import Any
 
 from anyglot.config import to_mapping, typed
 from anyglot.data.readers import Problem, read, slices
-from anyglot.errors import AnyglotError, ConfigError, MismatchError
+from anyglot.errors import AnyglotError, ConfigError
 from anyglot.files import write_json
 from anyglot.tokenizers.text import TextTokenizer
+from anyglot.train.finished import is_finished
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +53,7 @@ def run(mapping: dict[str, Any], where: str) -> None:
     """
     config = typed(TextTokenizerConfig, mapping, where)
     out = Path(config.out)
-    done = out / "done.json"
-    if done.exists():
-        made_with = json.loads(done.read_text(encoding="utf-8"))["config"]
-        if made_with != to_mapping(config):
-            changed = [key for key, value in to_mapping(config).items() if made_with.get(key) != value]
-            raise MismatchError(
-                f"{out} holds a text tokenizer made with another {changed[0]!r}; give another `out`, or delete it"
-            )
+    if is_finished(out, config, "text tokenizer"):
         return
     began = time.time()
     texts = list(_texts(config))
@@ -70,7 +63,7 @@ def run(mapping: dict[str, Any], where: str) -> None:
         tokenizer = TextTokenizer.train(texts, config.size, config.character_coverage)
     tokenizer.save_pretrained(out / "tokenizer")
     facts = {"size": tokenizer.size, "fingerprint": tokenizer.fingerprint, "characters": sum(map(len, texts))}
-    write_json(done, {"config": to_mapping(config), **facts, "seconds": round(time.time() - began, 1)})
+    write_json(out / "done.json", {"config": to_mapping(config), **facts, "seconds": round(time.time() - began, 1)})
 
 
 def _texts(config: TextTokenizerConfig) -> Iterator[str]:

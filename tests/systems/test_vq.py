@@ -55,18 +55,21 @@ def test_simvq(train_recipe: Callable[..., Any], train_like: Callable[..., Any])
 
 @pytest.mark.slow
 def test_simvq_of_8192_codes(vectors_folder: Path, train_like: Callable[..., Any], tmp_path: Path) -> None:
-    """On all 4 x 4 patches of the pictures, a million, so that every code has a chance to be seen."""
-    cut = patches(load_file(vectors_folder / "pictures.safetensors")["pictures"], 4, 1).flatten(0, 1)
+    """On all 8 x 8 patches of the pictures, a million, so that every code has a chance to be seen."""
+    cut = patches(load_file(vectors_folder / "pictures.safetensors")["pictures"], 8, 1).flatten(0, 1)
     cut = cut[cut.amin(1) < 0.99]  # the background is white
     cut = cut[torch.randperm(len(cut), generator=torch.Generator().manual_seed(0))]
     save_file({"train": cut[10000:].contiguous(), "heldout": cut[:10000].contiguous()}, tmp_path / "dense.safetensors")
-    setting = {"vectors": {"file": str(tmp_path / "dense.safetensors")}, "steps": 2000}
+    setting = {"vectors": {"file": str(tmp_path / "dense.safetensors")}, "steps": 2500, "batch_size": 2048, "lr": 0.004}
+    setting["autoencoder"] = {"hidden": [256, 256], "width": 32}
     found = [
-        train_like("simvq", {**FREE, "size": 8192, "commitment": 1.0, "codebook": codebook}, **setting).measured
+        train_like(
+            "simvq", {**FREE, "size": 8192, "metric": "cosine", "commitment": 1.0, "codebook": codebook}, **setting
+        ).measured
         for codebook in ("linear", "learned")
     ]
-    assert found[0].health[0].usage > 0.9
-    assert found[1].health[0].usage < 0.5
+    assert found[0].health[0].usage > 0.95
+    assert found[1].health[0].usage < 0.1
     assert found[0].relative_error < found[1].relative_error
 
 

@@ -93,3 +93,25 @@ class FittedQuantizer(Quantizer):
             raise AnyglotError(
                 f"this {type(self).__name__} has not been fitted; call fit(vectors), or `anyglot train` its recipe"
             )
+
+
+class OnlineQuantizer(FittedQuantizer):
+    """One that goes on to follow a stream. A family writes `follow` besides."""
+
+    def follow(self, x: Tensor) -> float:
+        """Take in fp32 vectors [n, dim] of all ranks; returns their mean squared error before."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def update(self, vectors: Tensor) -> float:
+        """Follow new vectors [n, dim]; ranks must all call it, each with its own, and stay equal.
+
+        Returns the mean squared error of these vectors before the update. Raises AnyglotError for a wrong shape, NaN or
+        infinity, or a quantizer that has not been fitted.
+        """
+        self._check_shape(vectors, None)
+        self._check_fitted()
+        if vectors.ndim != 2 or not bool(torch.isfinite(vectors).all()):
+            raise AnyglotError(f"expected finite vectors [n, {self.dim}], got {list(vectors.shape)} or NaN or infinity")
+        with full_precision(vectors.device):
+            return self.follow(vectors.float())

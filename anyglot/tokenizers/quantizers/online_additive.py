@@ -12,14 +12,13 @@ import torch
 from omegaconf import MISSING
 from torch import Tensor
 
-from anyglot.errors import AnyglotError, ConfigError
+from anyglot.errors import ConfigError
 from anyglot.tokenizers.quantizers import least_squares
 from anyglot.tokenizers.quantizers.additive import AdditiveConfig, AdditiveQuantizer
 from anyglot.tokenizers.quantizers.beam import beam_encode
 from anyglot.tokenizers.quantizers.distributed import all_reduce
-from anyglot.tokenizers.quantizers.fitted import Report
+from anyglot.tokenizers.quantizers.fitted import OnlineQuantizer, Report
 from anyglot.tokenizers.quantizers.local_search import errors, sum_codes
-from anyglot.tokenizers.quantizers.search import full_precision
 
 
 @dataclass
@@ -55,7 +54,7 @@ class OnlineAdditiveConfig:
             raise ConfigError(f"{where}.block: 1 to {self.levels} codebooks, got {self.block}")
 
 
-class OnlineAdditiveQuantizer(AdditiveQuantizer):
+class OnlineAdditiveQuantizer(OnlineQuantizer, AdditiveQuantizer):
     """Codebooks with the system they solve: `counts` of code pairs, `sums` of vectors, faded by the window."""
 
     counts: Tensor
@@ -95,25 +94,11 @@ class OnlineAdditiveQuantizer(AdditiveQuantizer):
         self.updates.zero_()
         self._remember(first, self.assign(first))
         for batch in torch.split(rest, self.online.batch) if len(rest) else ():
-            objective.append(self._update(batch) * self.dim)
+            objective.append(self.follow(batch) * self.dim)
             report(len(objective), steps, objective[-1] / self.dim)
         return objective
 
-    @torch.no_grad()
-    def update(self, vectors: Tensor) -> float:
-        """Follow new vectors [n, dim]; ranks must all call it, each with its own, and stay equal.
-
-        Returns the mean squared error of these vectors before the update. Raises AnyglotError for a wrong shape, NaN or
-        infinity, or a quantizer that has not been fitted.
-        """
-        self._check_shape(vectors, None)
-        self._check_fitted()
-        if vectors.ndim != 2 or not bool(torch.isfinite(vectors).all()):
-            raise AnyglotError(f"expected finite vectors [n, {self.dim}], got {list(vectors.shape)} or NaN or infinity")
-        with full_precision(vectors.device):
-            return self._update(vectors.float())
-
-    def _update(self, x: Tensor) -> float:
+    def follow(self, x: Tensor) -> float:
         codes = self.assign(x)
         error = errors(x, self.codebooks, codes).sum()
         totals = all_reduce(torch.stack([error, torch.tensor(float(len(x)), device=x.device)]))

@@ -13,12 +13,11 @@ import torch
 from omegaconf import MISSING
 from torch import Tensor
 
-from anyglot.errors import AnyglotError, ConfigError
+from anyglot.errors import ConfigError
 from anyglot.tokenizers.quantizers.distributed import all_reduce
-from anyglot.tokenizers.quantizers.fitted import Report
+from anyglot.tokenizers.quantizers.fitted import OnlineQuantizer, Report
 from anyglot.tokenizers.quantizers.pq import PQ, PQConfig
 from anyglot.tokenizers.quantizers.rotation import procrustes
-from anyglot.tokenizers.quantizers.search import full_precision
 
 
 @dataclass
@@ -53,7 +52,7 @@ class OnlinePQConfig:
                 raise ConfigError(f"{where}.{name}: must be {limit}, got {value}")
 
 
-class OnlinePQ(PQ):
+class OnlinePQ(OnlineQuantizer, PQ):
     """See `OnlinePQConfig`."""
 
     counts: Tensor
@@ -87,25 +86,11 @@ class OnlinePQ(PQ):
         steps = 1 + -(-len(rest) // self.online.batch)
         report(1, steps, objective[0])
         for batch in torch.split(rest, self.online.batch) if len(rest) else ():
-            objective.append(self._update(batch))
+            objective.append(self.follow(batch))
             report(len(objective), steps, objective[-1])
         return objective
 
-    @torch.no_grad()
-    def update(self, vectors: Tensor) -> float:
-        """Follow new vectors [n, dim]; ranks must all call it, each with its own, and stay equal.
-
-        Returns the mean squared error of these vectors before the update. Raises AnyglotError for a wrong shape, NaN or
-        infinity, or a quantizer that has not been fitted.
-        """
-        self._check_shape(vectors, None)
-        self._check_fitted()
-        if vectors.ndim != 2 or not bool(torch.isfinite(vectors).all()):
-            raise AnyglotError(f"expected finite vectors [n, {self.dim}], got {list(vectors.shape)} or NaN or infinity")
-        with full_precision(vectors.device):
-            return self._update(vectors.float())
-
-    def _update(self, x: Tensor) -> float:
+    def follow(self, x: Tensor) -> float:
         parts = self.into(x)
         codes = self.search(parts)
         rebuilt = self.rebuild(codes)
@@ -119,13 +104,13 @@ class OnlinePQ(PQ):
         error, count = float(totals[0]), float(totals[1])
         fade = max(1 - count / self.online.window, 0.0) if self.online.window else 1.0
         self.counts.mul_(fade)
-        self.follow(counts, sums)
+        self.move(counts, sums)
         if self.rotates:
             self.products.mul_(fade).add_(all_reduce((x - self.mean).t() @ self.subspaces.join(rebuilt)))
             self.rotation.copy_(procrustes(torch.eye(self.dim, device=x.device), self.products))
         return error / (count * self.dim)
 
-    def follow(self, counts: Tensor, sums: Tensor) -> None:
+    def move(self, counts: Tensor, sums: Tensor) -> None:
         """Move the codes that gain most by it to their running means, within the budgets.
 
         counts: [groups, size], sums: [groups, size, width] of the new vectors of each code.

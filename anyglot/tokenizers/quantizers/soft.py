@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from anyglot.errors import ConfigError
 from anyglot.tokenizers.quantizers import regularisers
 from anyglot.tokenizers.quantizers.annealing import Annealed, check_annealing
-from anyglot.tokenizers.quantizers.base import Projection, Quantized, Quantizer, code_stats, count_codes
+from anyglot.tokenizers.quantizers.base import Projection, Quantized, code_stats, count_codes
 from anyglot.tokenizers.quantizers.codebook import LearnedCodebook
+from anyglot.tokenizers.quantizers.codebook_quantizer import CodebookQuantizer
 from anyglot.tokenizers.quantizers.convex import convex_combination
 from anyglot.tokenizers.quantizers.distributed import mean_count
 from anyglot.tokenizers.quantizers.entropy import entropy
@@ -108,7 +109,7 @@ class SoftConfig:
             )
 
 
-class SoftQuantizer(Quantizer):
+class SoftQuantizer(CodebookQuantizer):
     """One codebook, one code per vector once trained. See `SoftConfig`."""
 
     own_gradient = True
@@ -127,29 +128,12 @@ class SoftQuantizer(Quantizer):
         if self.regulariser is not None:
             self.weights["regulariser"] = self.regulariser.weight
 
-    @property
-    def ready(self) -> bool:
-        return bool(self.codebook.initialised)
-
     def assign(self, h: Tensor) -> Tensor:
         return self._most_similar(h)[:, None]
-
-    def lookup(self, codes: Tensor) -> Tensor:
-        return self.codebook.lookup(codes[:, 0])
 
     def pass_gradient(self, h: Tensor, vectors: Tensor) -> Tensor:
         mixed = self.training and self.ready  # those carry their gradient themselves
         return vectors if mixed else super().pass_gradient(h, vectors)
-
-    def select(self, h: Tensor, sample: Tensor) -> Quantized:
-        updating = self.updating
-        if updating and not self.ready:
-            self.codebook.collect(h.detach())
-            if not self.ready:  # still collecting: vectors pass as they are, without codes
-                result = self.choose(h[:0], updating=False)
-                result.vectors, result.codes = h.detach(), torch.full_like(h[:, :1], -1, dtype=torch.int64)
-                return result
-        return self.choose(h, updating)
 
     def choose(self, h: Tensor, updating: bool) -> Quantized:
         """Codes and, in training, mixtures, with losses; lowers the temperature afterwards if `updating`."""

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from anyglot.errors import ConfigError
 from anyglot.tokenizers.quantizers import regularisers
-from anyglot.tokenizers.quantizers.base import Quantized, Quantizer, code_stats
+from anyglot.tokenizers.quantizers.base import Quantized, code_stats
 from anyglot.tokenizers.quantizers.codebook import Codebook, EmaCodebook, LearnedCodebook
+from anyglot.tokenizers.quantizers.codebook_quantizer import CodebookQuantizer
 from anyglot.tokenizers.quantizers.distributed import mean_count
 from anyglot.tokenizers.quantizers.gradients import GRADIENTS
 from anyglot.tokenizers.quantizers.reset import ONLINE, ResetKind, make_reset
@@ -109,7 +110,7 @@ class VQConfig:
             raise ConfigError(f"{where}.features: only a 'projected' codebook has features, not {self.codebook!r}")
 
 
-class VectorQuantizer(Quantizer):
+class VectorQuantizer(CodebookQuantizer):
     """One codebook, one code per vector. See `VQConfig`."""
 
     def __init__(self, config: VQConfig, dim: int, where: str) -> None:
@@ -124,10 +125,6 @@ class VectorQuantizer(Quantizer):
         self._pass_gradient = GRADIENTS[config.gradient]
         self.codebook = _codebook(config, self.width)
 
-    @property
-    def ready(self) -> bool:
-        return bool(self.codebook.initialised)
-
     def bound(self, h: Tensor) -> Tensor:
         return F.normalize(h, dim=-1) if self.spherical else h
 
@@ -135,21 +132,8 @@ class VectorQuantizer(Quantizer):
     def assign(self, h: Tensor) -> Tensor:
         return nearest(h, self.codebook.vectors())[0][:, None]
 
-    def lookup(self, codes: Tensor) -> Tensor:
-        return self.codebook.lookup(codes[:, 0])
-
     def pass_gradient(self, h: Tensor, vectors: Tensor) -> Tensor:
         return self._pass_gradient(h, vectors)
-
-    def select(self, h: Tensor, sample: Tensor) -> Quantized:
-        updating = self.updating
-        if updating and not self.ready:
-            self.codebook.collect(h.detach())
-            if not self.ready:  # still collecting: vectors pass as they are, without codes
-                result = self.choose(h[:0], updating=False)
-                result.vectors, result.codes = h.detach(), torch.full_like(h[:, :1], -1, dtype=torch.int64)
-                return result
-        return self.choose(h, updating)
 
     def choose(self, h: Tensor, updating: bool) -> Quantized:
         """Nearest codes with losses; moves the codebook afterwards if `updating`."""

@@ -1,0 +1,23 @@
+"""Whether a run is finished: `done.json`, written last, says with which config it was made."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from anyglot.config import to_mapping
+from anyglot.errors import MismatchError
+
+
+def is_finished(out: Path, config: Any, what: str) -> bool:
+    """Whether `out` holds the finished result of this very config, so that nothing is left to do.
+
+    what: the result, for the message. Raises MismatchError if it holds that of another config.
+    """
+    done = out / "done.json"
+    if not done.exists():
+        return False
+    made_with = json.loads(done.read_text(encoding="utf-8"))["config"]
+    changed = [key for key, value in to_mapping(config).items() if made_with.get(key) != value]
+    if changed:
+        raise MismatchError(f"{out} holds a {what} made with another {changed[0]!r}; give another `out`, or delete it")
+    return True
