@@ -4,15 +4,15 @@ Nothing is trained. The source is a local directory or a name on the Hugging Fac
 """
 
 import importlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from anyglot.config import to_mapping, typed
-from anyglot.errors import ConfigError, MismatchError
+from anyglot.errors import ConfigError
 from anyglot.files import write_json
 from anyglot.tokenizers.base import tokenizer_class
+from anyglot.train.finished import is_finished
 
 MODULES = {"speech": "pretrained_speech", "image": "pretrained_image"}
 
@@ -38,12 +38,7 @@ def run(mapping: dict[str, Any], where: str) -> None:
     """Run the stage. Raises AnyglotError if the source cannot be loaded or `out` holds another tokenizer."""
     config = typed(PretrainedStageConfig, mapping, where)
     out = Path(config.out)
-    done = out / "done.json"
-    if done.exists():
-        made_with = json.loads(done.read_text(encoding="utf-8"))["config"]
-        changed = [key for key, value in to_mapping(config).items() if made_with.get(key) != value]
-        if changed:
-            raise MismatchError(f"{out} holds a tokenizer of another {changed[0]!r}; give another `out`, or delete it")
+    if is_finished(out, config, "tokenizer"):
         return
     if config.modality not in MODULES:
         raise ConfigError(
@@ -55,7 +50,7 @@ def run(mapping: dict[str, Any], where: str) -> None:
     adopt = importlib.import_module(f"anyglot.tokenizers.{name}").adopt
     tokenizer = adopt(settings, config.source, config.revision)
     tokenizer.save_pretrained(out / "tokenizer")
-    write_json(done, {"config": to_mapping(config), "fingerprint": tokenizer.fingerprint})
+    write_json(out / "done.json", {"config": to_mapping(config), "fingerprint": tokenizer.fingerprint})
     spec = tokenizer.spec
     rate = f", {spec.rate:g} codes a second" if spec.rate else ""
     print(f"{out / 'tokenizer'}: {config.modality}, {len(spec.levels)} levels of {spec.levels[0]} codes{rate}")
