@@ -54,6 +54,7 @@ def test_simvq(train_recipe: Callable[..., Any], train_like: Callable[..., Any])
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_simvq_of_8192_codes(vectors_folder: Path, train_like: Callable[..., Any], tmp_path: Path) -> None:
     """On all 8 x 8 patches of the pictures, a million, so that every code has a chance to be seen."""
     cut = patches(load_file(vectors_folder / "pictures.safetensors")["pictures"], 8, 1).flatten(0, 1)
