@@ -1,5 +1,6 @@
 """HumanML3D's features against the data set's own pair of files, and back."""
 
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,13 +10,13 @@ import pytest
 from anyglot.errors import MediaError
 from anyglot.tokenizers.humanml3d import CHAINS, FEATURES, JOINTS, OFFSETS, facing, rotations, to_features, to_joints
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "humanml3d"
+SHARED = Path(os.environ.get("ANYGLOT_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data")) / "humanml3d"
 
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[np.ndarray, np.ndarray]:
     if not (SHARED / "features_012314.npy").exists():
-        pytest.skip(f"no HumanML3D clip in {SHARED}: the reference pair is not on this machine")
+        pytest.skip(f"no HumanML3D clip in {SHARED}: set ANYGLOT_SHARED_DATA to a folder with humanml3d/")
     return np.load(SHARED / "features_012314.npy"), np.load(SHARED / "joints_012314.npy")
 
 
