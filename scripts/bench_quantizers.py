@@ -137,8 +137,11 @@ SECTIONS: list[tuple[str, str, Callable[[Options], list[Task]]]] = [
 ON_GPU = ("vq", "vq_alone", "residual", "cosine", "simvq", "fsq", "lfq", "bsq")
 
 
-def find(rows: list[Row], cell: Row) -> Row | None:
-    return next((row for row in rows if all(row.get(name) == value for name, value in cell.items())), None)
+def find(rows: list[Row], cell: Row, options: Options) -> Row | None:
+    """The row of a cell that was measured as now: rows of quick runs and of seeds other than 0 say so."""
+    wanted = {**cell, "quick": options.quick, "seed": options.seed}
+    before = {"quick": False, "seed": 0}
+    return next((row for row in rows if all({**before, **row}.get(name) == wanted[name] for name in wanted)), None)
 
 
 def about(arguments: argparse.Namespace) -> Row:
@@ -176,9 +179,10 @@ def main() -> None:
             continue
         began, rows, before = time.perf_counter(), [], results.get(key, [])
         for cell, make in section(options):
-            row = (find(before, cell) if arguments.missing else None) or make()
-            rows.append(row)
-            print(f"{name}: {json.dumps(row)}", flush=True)
+            row = (find(before, cell, options) if arguments.missing else None) or make()
+            setting = {"quick": True} if options.quick else {}
+            rows.append({**row, **setting, **({"seed": options.seed} if options.seed else {})})
+            print(f"{name}: {json.dumps(rows[-1])}", flush=True)
             write_json(path, {**results, key: rows + before[len(rows) :]})  # so that an interruption loses nothing
         made = {"command": " ".join(["python", *sys.argv]), "seconds": round(time.perf_counter() - began, 1)}
         sections = {**results.get("about", {}).get("sections", {}), key: made}

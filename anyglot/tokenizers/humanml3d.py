@@ -122,7 +122,10 @@ def _shortest(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     cross[:, 0, 1], cross[:, 0, 2] = -axis[:, 2], axis[:, 1]
     cross[:, 1, 0], cross[:, 1, 2] = axis[:, 2], -axis[:, 0]
     cross[:, 2, 0], cross[:, 2, 1] = -axis[:, 1], axis[:, 0]
-    return np.eye(3) + cross + cross @ cross / np.maximum(1 + cosine, 1e-9)[:, None, None]
+    found = np.eye(3) + cross + cross @ cross / np.maximum(1 + cosine, 1e-9)[:, None, None]
+    across = _unit(np.cross(source, np.eye(3)[np.abs(source).argmin()]))
+    found[cosine < -1 + 1e-9] = 2 * np.outer(across, across) - np.eye(3)  # opposite: half a turn about any axis across
+    return found
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -200,7 +200,7 @@ class PretrainedSpeech(TokenizerModule):
     def _check_codes(self, code: Tensor) -> None:
         if code.ndim != 2 or code.shape[1] != len(self.sizes) or code.shape[0] < 1:
             raise AnyglotError(f"speech codes must be [frames, {len(self.sizes)}], got {list(code.shape)}")
-        if bool(((code < 0) | (code >= torch.tensor(self.sizes))).any()):
+        if bool(((code < 0) | (code >= torch.tensor(self.sizes, device=code.device))).any()):
             raise AnyglotError(
                 f"speech codes must lie in 0 .. {self.sizes[0] - 1}, got {int(code.min())} .. {int(code.max())}"
             )

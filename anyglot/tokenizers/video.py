@@ -131,7 +131,8 @@ class VideoTokenizer(TokenizerModule):
         """
         latents, state = self.encoder(frames, state)
         if latents.shape[1] == 0:
-            return torch.zeros(*latents.shape[:4], len(self.quantizer.levels), dtype=torch.int64), state
+            none = torch.zeros(*latents.shape[:4], len(self.quantizer.levels), dtype=torch.int64, device=latents.device)
+            return none, state
         return self.quantizer.encode(latents), state
 
     @torch.no_grad()
@@ -142,7 +143,9 @@ class VideoTokenizer(TokenizerModule):
     def read(self, source: str | Path | bytes) -> np.ndarray:
         """A video file or its bytes as uint8 `[frames, height, width, 3]`, at `fps`. Raises MediaError."""
         config = self.config
-        return read_clip(source, config.fps, config.shorter_side, config.max_pixels, config.max_frames)
+        clip = read_clip(source, config.fps, config.shorter_side, config.max_pixels, config.max_frames)
+        self._checked(clip, f"{len(source)} bytes of video" if isinstance(source, bytes) else str(source))
+        return clip
 
     def write(self, media: np.ndarray, path: str | Path) -> None:
         """Write a clip, atomically, as MP4 or GIF."""

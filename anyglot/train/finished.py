@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from anyglot.config import to_mapping
-from anyglot.errors import MismatchError
+from anyglot.errors import AnyglotError, MismatchError
 
 
 def is_finished(out: Path, config: Any, what: str) -> bool:
@@ -16,7 +16,10 @@ def is_finished(out: Path, config: Any, what: str) -> bool:
     done = out / "done.json"
     if not done.exists():
         return False
-    made_with = json.loads(done.read_text(encoding="utf-8"))["config"]
+    try:
+        made_with = json.loads(done.read_text(encoding="utf-8"))["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise AnyglotError(f"{done}: damaged; delete it, and the run is made again") from error
     changed = [key for key, value in to_mapping(config).items() if made_with.get(key) != value]
     if changed:
         raise MismatchError(f"{out} holds a {what} made with another {changed[0]!r}; give another `out`, or delete it")

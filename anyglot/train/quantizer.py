@@ -114,7 +114,7 @@ def run(mapping: dict[str, Any], where: str) -> None:
         return
     began = time.time()
     vectors = load_vectors(config.vectors)
-    with TrainingLog(out, f"{config.quantizer['type']} quantizer") as log:
+    with TrainingLog(out, f"{config.quantizer.get('type')} quantizer") as log:
         model = train(config, vectors, where, log)
         show_health(code_health(model, vectors), log, config.steps, out / "health.png")
     measured = measure(model, vectors, config.recall)
@@ -143,6 +143,11 @@ def train(
         model.quantizer.fit(x, labels, report)
         return model.eval()
     _descend(model, x, config, log)
+    if not model.quantizer.ready:
+        raise AnyglotError(
+            f"{where}: {config.steps} steps of {config.batch_size} vectors are too few to start the codebook (4 "
+            "vectors a code, of each level in turn); raise steps or batch_size, or set kmeans_init to false"
+        )
     return model.eval()
 
 

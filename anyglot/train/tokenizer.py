@@ -249,6 +249,8 @@ def _finish(
         for parameter, mean in zip(parameters, average, strict=False):
             parameter.copy_(mean)
     tokenizer: Any = model.eval()
+    if not tokenizer.quantizer.ready:
+        logger.warning("%s: the run was too short to start every codebook; its codes mean little yet", out)
     tokenizer.save_pretrained(out / "tokenizer")
     done = {"steps": step, "seconds": round(seconds, 1), "fingerprint": tokenizer.fingerprint, "last": values}
     write_json(out / "done.json", {**done, "config": to_mapping(config)})

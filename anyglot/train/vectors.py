@@ -49,6 +49,12 @@ def load_vectors(config: VectorsConfig) -> Vectors:
             raise AnyglotError(
                 f"{path}: needs a float tensor {name!r} [n, width]; it has: {', '.join(sorted(tensors))}"
             )
+        labels = tensors.get(f"{name}_labels")
+        if labels is not None and (labels.shape != tensors[name].shape[:1] or labels.is_floating_point()):
+            raise AnyglotError(
+                f"{path}: '{name}_labels' must be integers [{len(tensors[name])}], one per vector, got {labels.dtype} "
+                f"{list(labels.shape)}"
+            )
     if tensors["train"].shape[1] != tensors["heldout"].shape[1]:
         raise AnyglotError(f"{path}: 'train' and 'heldout' differ in width; make them of the same vectors")
     chosen: dict[str, Tensor] = {}

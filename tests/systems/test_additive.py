@@ -92,7 +92,7 @@ def recall_without_norms(trained: Any) -> tuple[float, float]:
     """recall@10 by exact distances to decoded vectors, and without the inner products between code vectors."""
     queries, database = trained.vectors.heldout, trained.vectors.train
     codes = trained.quantizer.encode(database)
-    exact = Quantizer.distances(trained.quantizer, queries, codes)
+    exact = Quantizer.distances_to_decoded(trained.quantizer, queries, codes)
     truth = nearest(queries, database)[0][:, None]
     kinds = (exact, exact - cross_products(trained.quantizer.codebooks, codes))
     found = [float((kind.topk(10, largest=False).indices == truth).any(1).float().mean()) for kind in kinds]

@@ -146,13 +146,12 @@ class AdditiveQuantizer(FittedQuantizer):
         better = errors(x, codebooks, found) < errors(x, codebooks, codes)
         return torch.where(better[:, None], found, codes)
 
-    @torch.no_grad()
-    def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
+    def distances_by_tables(self, queries: Tensor, codes: Tensor) -> Tensor:
         """Squared distances [q, n] by one table of inner products per query and the lengths of the sums, which come
         from tables of pairs of codes."""
         books, parts = self.codebooks.chunk(self.config.groups), codes.chunk(self.config.groups, 1)
-        found = queries.float().square().sum(1)[:, None].expand(-1, len(codes))
-        for query, book, part in zip(self.rotate(queries.float()), books, parts, strict=True):
+        found = queries.square().sum(1)[:, None].expand(-1, len(codes))
+        for query, book, part in zip(self.rotate(queries), books, parts, strict=True):
             products = torch.einsum("mkd,qd->mkq", book, query)
             found = found + sum_codes(-2 * products, part).t() + squared_lengths(book, part)
         return found

@@ -170,18 +170,8 @@ class Quantizer(Fp32Buffers):
         In evaluation `decode(encode(z))` equals `forward(z).vectors`. Raises AnyglotError for codes of a wrong shape
         or outside the codebook.
         """
-        expected = f"expected integer codes [..., {len(self.levels)}]"
-        if codes.dtype.is_floating_point or codes.dtype == torch.bool or codes.ndim == 0:
-            raise AnyglotError(f"{expected}, got {codes.dtype} {list(codes.shape)}")
-        if codes.shape[-1] != len(self.levels):
-            raise AnyglotError(f"{expected}, got {list(codes.shape)}")
+        self._check_codes(codes)
         flat = codes.reshape(-1, len(self.levels)).to(torch.int64)
-        sizes = torch.tensor(self.levels, device=codes.device)
-        if bool(((flat < -1) | (flat >= sizes)).any()):
-            raise AnyglotError(
-                f"codes of a {list(self.levels)} codebook must lie in 0 .. size - 1 (or be -1 for none), "
-                f"got {int(flat.min())} .. {int(flat.max())}"
-            )
         with full_precision(codes.device):
             return self.decode_flat(flat).reshape(*codes.shape[:-1], self.dim)
 
@@ -189,8 +179,22 @@ class Quantizer(Fp32Buffers):
     def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
         """Squared distances [q, n] between queries [q, dim] and what codes [n, levels] decode to.
 
-        Families whose vectors are sums of code vectors override it with look-ups in one table per query.
+        By look-ups in one table per query where a family has them. Raises AnyglotError for wrong shapes or codes.
         """
+        self._check_shape(queries, None)
+        self._check_codes(codes)
+        with full_precision(queries.device):
+            if bool((codes < 0).any()):  # no table has an entry for no code
+                return self.distances_to_decoded(queries.float(), codes)
+            return self.distances_by_tables(queries.float(), codes)
+
+    def distances_by_tables(self, queries: Tensor, codes: Tensor) -> Tensor:
+        """`distances` of fp32 queries and codes of which none is -1. Families with tables override it."""
+        return self.distances_to_decoded(queries, codes)
+
+    @torch.no_grad()
+    def distances_to_decoded(self, queries: Tensor, codes: Tensor) -> Tensor:
+        """The same without tables: decode, then compare."""
         vectors = self.decode(codes)
         with full_precision(queries.device):
             products = queries.float() @ vectors.t()
@@ -218,6 +222,20 @@ class Quantizer(Fp32Buffers):
         """Vectors [n, dim] of codes [n, levels]; zero where every level is -1."""
         vectors = self.project_out(self.lookup(codes.clamp(min=0) if len(self.levels) == 1 else codes))
         return torch.where((codes >= 0).any(-1, keepdim=True), vectors, 0.0)
+
+    def _check_codes(self, codes: Tensor) -> None:
+        expected = f"expected integer codes [..., {len(self.levels)}]"
+        if codes.dtype.is_floating_point or codes.dtype == torch.bool or codes.ndim == 0:
+            raise AnyglotError(f"{expected}, got {codes.dtype} {list(codes.shape)}")
+        if codes.shape[-1] != len(self.levels):
+            raise AnyglotError(f"{expected}, got {list(codes.shape)}")
+        flat = codes.reshape(-1, len(self.levels))
+        sizes = torch.tensor(self.levels, device=codes.device)
+        if bool(((flat < -1) | (flat >= sizes)).any()):
+            raise AnyglotError(
+                f"codes of a {list(self.levels)} codebook must lie in 0 .. size - 1 (or be -1 for none), "
+                f"got {int(flat.min())} .. {int(flat.max())}"
+            )
 
     def _check_shape(self, z: Tensor, mask: Tensor | None) -> None:
         if z.ndim == 0 or z.shape[-1] != self.dim or not z.dtype.is_floating_point:

@@ -92,11 +92,10 @@ class CompositeQuantizer(FittedQuantizer):
     def lookup(self, codes: Tensor) -> Tensor:
         return sum_codes(self.codebooks, codes) @ self.back
 
-    @torch.no_grad()
-    def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
+    def distances_by_tables(self, queries: Tensor, codes: Tensor) -> Tensor:
         """Approximate squared distances [q, n]: one look-up per code and nothing else, in the subspace where there is
         one. They are off by sum_{i != j} c_i.c_j less its mean."""
-        queries = queries.float() @ self.into
+        queries = queries @ self.into
         flat = self.codebooks.reshape(-1, queries.shape[1])
         if self.config.density < 1:
             products = torch.sparse.mm(flat.to_sparse(), queries.t())  # a multiplication for each entry that is not 0

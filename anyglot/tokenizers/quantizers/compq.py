@@ -65,9 +65,9 @@ class CompetitiveQuantizer(SummedQuantizer):
                 rate = c.rate * (1 - (epoch * batches + step) / (c.epochs * batches))
                 compete(x[rows], books, beam_encode(x[rows], books, c.beam), rate / c.levels)
             error = self._error(x, books)
-            if error < min(history):
+            if error < min(history):  # the best are kept
                 self.codebooks.copy_(books)
-            history.append(min(error, history[-1]))
+            history.append(error)
             report(epoch + 1, c.epochs, history[-1])
         return history
 

@@ -36,6 +36,8 @@ class DPQConfig:
 class DPQ(Quantizer):
     """Keys to choose by, values to become. See `DPQConfig`."""
 
+    own_gradient = True
+
     def __init__(self, config: DPQConfig, dim: int, where: str) -> None:
         if config.size < 2:
             raise ConfigError(f"{where}.size: needs at least 2 codes, got {config.size}")
@@ -46,7 +48,7 @@ class DPQ(Quantizer):
         super().__init__(dim, config.width or dim, (config.size,), {})
         self.temperature = config.temperature
         self.keys = nn.Parameter(torch.randn(config.size, self.width) * START)
-        self.values = self.keys if config.tied else nn.Parameter(self.keys.detach().clone())
+        self.values = None if config.tied else nn.Parameter(self.keys.detach().clone())  # None: the keys themselves
 
     def logits(self, h: Tensor) -> Tensor:
         return h @ self.keys.float().t()
@@ -55,13 +57,14 @@ class DPQ(Quantizer):
         return self.logits(h).argmax(1, keepdim=True)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        return F.embedding(codes[:, 0], self.values).float()
+        return F.embedding(codes[:, 0], self.keys if self.values is None else self.values).float()
 
     def select(self, h: Tensor, sample: Tensor) -> Quantized:
         logits = self.logits(h)
         codes = logits.argmax(1, keepdim=True)
         spread = logits.detach().std(1, keepdim=True).clamp(min=1e-12) * self.temperature
-        soft = (logits / spread).softmax(1) @ self.values.detach().float()
+        values = self.keys if self.values is None else self.values
+        soft = (logits / spread).softmax(1) @ values.detach().float()
         vectors = self.lookup(codes) + (soft - soft.detach())  # exactly the value, with the softmax's gradient
         counts = torch.bincount(codes[:, 0], minlength=self.levels[0])
         return Quantized(vectors, codes, {}, code_stats(counts, self.levels[0]))

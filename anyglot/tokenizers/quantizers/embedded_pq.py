@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from anyglot.errors import AnyglotError
 from anyglot.tokenizers.quantizers.fitted import FittedQuantizer, Report
 from anyglot.tokenizers.quantizers.subspaces import sum_lookups, take
 
@@ -37,10 +38,12 @@ class EmbeddedPQ(FittedQuantizer):
     def lookup(self, codes: Tensor) -> Tensor:
         return self.features(codes) @ self.decoder[:-1] + self.decoder[-1]
 
-    @torch.no_grad()
-    def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
+    def distances_by_tables(self, queries: Tensor, codes: Tensor) -> Tensor:
         """Distances [q, n] in the learned space, by look-ups; not those to the decoded vectors."""
-        return sum_lookups(self.tables(queries.float()), codes)
+        return sum_lookups(self.tables(queries), codes)
+
+    def distances_to_decoded(self, queries: Tensor, codes: Tensor) -> Tensor:
+        raise AnyglotError("there are codes of -1: they have no distance in the learned space; leave those entries out")
 
     @torch.no_grad()
     def fit_decoder(self, x: Tensor) -> float:

@@ -60,6 +60,12 @@ class FittedQuantizer(Quantizer):
             raise AnyglotError(f"expected labels [{len(vectors)}], one per vector, got {list(labels.shape)}")
         with full_precision(vectors.device):
             objective = self.learn(vectors.detach().float(), labels, report or (lambda done, total, error: None))
+        broken = [name for name, buffer in self.named_buffers() if not bool(torch.isfinite(buffer).all())]
+        if broken:
+            raise AnyglotError(
+                f"fitting gave NaN or infinity in {broken[0]!r}: the {len(vectors)} vectors differ too little, or a "
+                "learning rate is too high; give more vectors, or fewer codes"
+            )
         self.fitted.fill_(True)
         return objective
 
@@ -75,6 +81,10 @@ class FittedQuantizer(Quantizer):
         for name in ("usage", "perplexity"):
             stats[name] = torch.stack([stats[f"{name}_{level}"] for level in range(len(self.levels))]).mean()
         return Quantized(vectors, codes, losses, stats)
+
+    def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
+        self._check_fitted()
+        return super().distances(queries, codes)
 
     def quantize(self, z: Tensor, sample: Tensor) -> Quantized:
         self._check_fitted()

@@ -99,6 +99,8 @@ class HierarchicalAutoencoder(Quantizer):
     """Codes [n, pieces of the top]. In training the vectors are those of the bottom layer's own codes, which the
     decoder behind it learns to read; every layer above learns to give back the latents of the one below, detached."""
 
+    own_gradient = True
+
     def __init__(self, config: HQAConfig, dim: int, where: str) -> None:
         config.check(dim, where)
         weights = {"commitment": config.commitment, "latents": 1.0}

@@ -52,6 +52,8 @@ class HyperbolicConfig:
 class HyperbolicQuantizer(Quantizer):
     """One code per vector: a sample in training, the likeliest in evaluation. See `HyperbolicConfig`."""
 
+    own_gradient = True
+
     def __init__(self, config: HyperbolicConfig, dim: int, where: str) -> None:
         config.check(where)
         super().__init__(dim, config.width or dim, (config.size,), {})
@@ -99,7 +101,8 @@ class HyperbolicQuantizer(Quantizer):
 
     def select(self, h: Tensor, sample: Tensor) -> Quantized:
         if self.training:
-            parts = list(by_rows(self._sampled, h, self.levels[0]))
+            temperature = self.temperature.value  # now: it has moved on when chunks are computed anew
+            parts = list(by_rows(lambda rows: self._sampled(rows, temperature), h, self.levels[0]))
             codes = torch.cat([taken for _, taken in parts])[:, None]
             vectors = straight_through(torch.cat([mixed for mixed, _ in parts]), self.lookup(codes))
         else:
@@ -110,11 +113,11 @@ class HyperbolicQuantizer(Quantizer):
             self.temperature.advance()
         return Quantized(vectors, codes, {}, stats)
 
-    def _sampled(self, h: Tensor) -> tuple[Tensor, Tensor]:
+    def _sampled(self, h: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Mixtures of code vectors [n, width], whose gradient is that of the assignment, and the codes drawn [n]."""
         logits = self.logits(h)
         logits = logits + gumbel_noise(torch.rand_like(logits))
-        weights = torch.softmax(logits / self.temperature.value, 1)
+        weights = torch.softmax(logits / temperature, 1)
         return weights @ self.points().detach(), logits.argmax(1)
 
 

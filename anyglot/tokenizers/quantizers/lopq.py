@@ -84,10 +84,8 @@ class LOPQ(FittedQuantizer):
         centres = torch.where(cells[:, None] >= 0, self.centres[cells.clamp(min=0)], 0.0)
         return centres + self.rotate(vectors, cells, self.rotations.transpose(1, 2))
 
-    @torch.no_grad()
-    def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
+    def distances_by_tables(self, queries: Tensor, codes: Tensor) -> Tensor:
         """By look-ups, in tables of each query and cell."""
-        queries = queries.float()
         found = queries.new_empty(len(queries), len(codes))
         for cell in torch.unique(codes[:, 0]).tolist():
             parts = self.into(queries, torch.full((len(queries),), cell, device=queries.device))

@@ -74,8 +74,8 @@ class OnlineAdditiveQuantizer(OnlineQuantizer, AdditiveQuantizer):
         config.check(where)
         self.online = config
         codes = config.levels * config.size
-        self.register_buffer("counts", torch.zeros(codes, codes))
-        self.register_buffer("sums", torch.zeros(codes, dim))
+        self.register_buffer("counts", torch.zeros(codes, codes, dtype=torch.float64))
+        self.register_buffer("sums", torch.zeros(codes, dim, dtype=torch.float64))
         self.register_buffer("updates", torch.tensor(0))
 
     def search(self, x: Tensor, codebooks: Tensor) -> Tensor:
@@ -87,11 +87,11 @@ class OnlineAdditiveQuantizer(OnlineQuantizer, AdditiveQuantizer):
         """Start and stream; the objective is each batch's mean squared distance before its update."""
         first, rest = x[: self.online.start], x[self.online.start :]
         steps = 1 + -(-len(rest) // self.online.batch)
+        self.updates.zero_()  # also the seed of the search below
         objective = super().learn(first, labels, lambda done, total, error: None)[-1:]
         report(1, steps, objective[0] / self.dim)
         self.counts.zero_()
         self.sums.zero_()
-        self.updates.zero_()
         self._remember(first, self.assign(first))
         for batch in torch.split(rest, self.online.batch) if len(rest) else ():
             objective.append(self.follow(batch) * self.dim)
@@ -108,16 +108,14 @@ class OnlineAdditiveQuantizer(OnlineQuantizer, AdditiveQuantizer):
             self.counts.mul_(fade)
             self.sums.mul_(fade)
         self._remember(x, codes)
-        self.codebooks.copy_(
-            least_squares.solve(self.counts.double(), self.sums.double(), self.codebooks, self.online.ridge)
-        )
+        self.codebooks.copy_(least_squares.solve(self.counts, self.sums, self.codebooks, self.online.ridge))
         self.updates += 1
         return float(totals[0]) / (count * self.dim)
 
     def _remember(self, x: Tensor, codes: Tensor) -> None:
         """Add vectors of all ranks to the system."""
-        self.counts += all_reduce(least_squares.pair_counts(codes, self.online.size)).float()
-        self.sums += all_reduce(least_squares.code_sums(codes, x, self.online.size)).float()
+        self.counts += all_reduce(least_squares.pair_counts(codes, self.online.size)).double()
+        self.sums += all_reduce(least_squares.code_sums(codes, x, self.online.size)).double()
 
 
 def block_order(levels: int, block: int, passes: int, seed: int) -> list[Tensor]:

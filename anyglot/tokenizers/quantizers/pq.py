@@ -132,10 +132,9 @@ class PQ(FittedQuantizer):
     def lookup(self, codes: Tensor) -> Tensor:
         return self.back(self.rebuild(codes))
 
-    @torch.no_grad()
-    def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
+    def distances_by_tables(self, queries: Tensor, codes: Tensor) -> Tensor:
         """By look-ups: a rotation keeps distances, and those of groups add up (Jegou et al. 2011, asymmetric)."""
-        parts = self.into(queries.float())
+        parts = self.into(queries)
         tables = -2 * parts[:, None] @ self.codebooks.transpose(2, 3)  # [groups, levels, q, size]
         lengths = parts.square().sum((0, 2))[:, None]
         if self.config.levels == 1:

@@ -33,6 +33,8 @@ class ProductConfig:
 class ProductOfQuantizers(Quantizer):
     """A quantizer for each group of channels; levels are those of the first group, then of the second, and so on."""
 
+    own_gradient = True
+
     def __init__(self, config: ProductConfig, dim: int, where: str) -> None:
         width = config.width or dim
         if not 1 <= config.groups <= width:

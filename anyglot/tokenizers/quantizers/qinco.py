@@ -164,7 +164,8 @@ class Qinco(FittedQuantizer):
         optimizer = torch.optim.Adam(trained, c.lr)
         generator = torch.Generator().manual_seed(0)
         steps = c.epochs * -(-len(x) // c.batch_size)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, c.lr, total_steps=steps, pct_start=0.1)
+        warm_up = 0.2 if steps == 10 else 0.1  # of ten steps the tenth is one, and the schedule divides by one less
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, c.lr, total_steps=steps, pct_start=warm_up)
         history = []
         for epoch in range(c.epochs):
             total = 0.0

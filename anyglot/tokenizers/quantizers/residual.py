@@ -60,6 +60,8 @@ class ResidualQuantizer(Quantizer):
             raise ConfigError(f"{where}.inner: must give one code per vector; {config.inner['type']!r} gives a stack")
         if config.inner["type"] == "fsq" and config.inner.get("bound", "tanh") == "tanh" and not stack[0].projects:
             raise ConfigError(f"{where}.inner.bound: must be 'clamp' in a residual stack: levels cannot refine a tanh")
+        if config.inner.get("gradient", "straight_through") != "straight_through":
+            raise ConfigError(f"{where}.inner.gradient: one gradient spans the stack: set {where}.gradient instead")
         if stack[0].own_gradient:
             raise ConfigError(
                 f"{where}.inner: {config.inner['type']!r} mixes or draws codes with a gradient of its own, to which "

@@ -11,7 +11,7 @@ QUERIES = 256  # distances to the whole database are held for so many at once
 
 @torch.no_grad()
 def asymmetric_search(quantizer: Quantizer, queries: Tensor, codes: Tensor, count: int) -> Tensor:
-    """The `count` nearest database entries of each query, nearest first.
+    """The `count` nearest database entries of each query (all, where there are fewer), nearest first.
 
     Args:
         queries: [q, dim]. codes: of the database, [n, levels]; their distances come from `quantizer.distances`.
@@ -19,7 +19,7 @@ def asymmetric_search(quantizer: Quantizer, queries: Tensor, codes: Tensor, coun
         indices into the database, int64 [q, count].
     """
     found = [
-        quantizer.distances(part, codes).topk(count, largest=False).indices
+        quantizer.distances(part, codes).topk(min(count, len(codes)), largest=False).indices
         for part in torch.split(queries.float(), QUERIES)
     ]
     return torch.cat(found)

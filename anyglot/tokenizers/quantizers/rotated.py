@@ -17,7 +17,8 @@ def alternate(
 
     In turn: one step of k-means for every block of every stage, on what the stages before leave over in the rotated
     space; then the rotation that brings the vectors nearest to what they are decoded to (Guo et al. 2016, Parametric
-    and nonparametric residual vector quantization optimizations). after: called with the least error so far.
+    and nonparametric residual vector quantization optimizations). after: called with each iteration's
+    error; the codebooks of the least are returned.
     """
     rotation = eigenvalue_allocation(x, groups)
     width = x.shape[1] // groups
@@ -40,7 +41,7 @@ def alternate(
         now = float(left.square().sum(1).mean())
         if now < error:
             best, error = torch.cat([lifted(parts, rotation) for parts in blocks]), now
-        after(error)
+        after(now)
         rotation = procrustes(x, decoded)
     assert best is not None
     return best

@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,15 +21,18 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
     bf16 products choose another code for 1 to 7 % of vectors; the token stream must not depend on such settings.
     """
-    before = torch.get_float32_matmul_precision()
-    if before != "highest":
-        torch.set_float32_matmul_precision("highest")
+    # Not by torch.set_float32_matmul_precision: it fails where somebody has set these.
+    backends: Any = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    reduced = [(backend, backend.fp32_precision) for backend in backends]
+    reduced = [(backend, precision) for backend, precision in reduced if precision not in ("none", "ieee")]
+    for backend, _ in reduced:
+        backend.fp32_precision = "ieee"
     try:
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        if before != "highest":
-            torch.set_float32_matmul_precision(before)
+        for backend, precision in reduced:
+            backend.fp32_precision = precision
 
 
 @torch.no_grad()

@@ -22,12 +22,12 @@ def nearest(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     """`search.nearest` of fp32 tensors on a GPU (or anywhere, if TRITON_INTERPRET=1 was set before the import)."""
     vectors, codebook = vectors.contiguous(), codebook.contiguous()
     count, size = vectors.shape[0], codebook.shape[0]
-    groups, tiles = -(-count // ROWS), -(-size // CODES)
+    groups, tiles = -(-count // ROWS), max(1, -(-size // CODES))
     tiles_each = -(-tiles // max(1, min(tiles, PROGRAMS // max(1, groups))))
     shares = -(-tiles // tiles_each)
     indices = torch.zeros(shares, count, dtype=torch.int64, device=vectors.device)
     scores = torch.full((shares, count), torch.inf, device=vectors.device)
-    if count > 0:
+    if count > 0 and size > 0:
         with torch.cuda.device_of(vectors):  # type: ignore[no-untyped-call]
             nearest_code[groups, shares](
                 vectors,

@@ -171,7 +171,9 @@ class SoftQuantizer(CodebookQuantizer):
             return self._convex_combination(h, codebook), codes, {}
         vectors, taken = [], []
         of_codes, of_vectors = h.new_zeros(self.config.size), h.new_zeros(())
-        for mixture, code, assigned, uncertain in by_rows(lambda rows: self._sampled(rows, codebook), h, len(codebook)):
+        temperature = self.temperature.value  # now: it has moved on when chunks are computed anew
+        parts = by_rows(lambda rows: self._sampled(rows, codebook, temperature), h, len(codebook))
+        for mixture, code, assigned, uncertain in parts:
             vectors.append(mixture)
             taken.append(code)
             of_codes, of_vectors = of_codes + assigned, of_vectors + uncertain
@@ -182,9 +184,8 @@ class SoftQuantizer(CodebookQuantizer):
             losses["divergence"] = (h.shape[0] * math.log(self.config.size) - of_vectors) / count
         return torch.cat(vectors), torch.cat(taken) if self.config.hard else codes, losses
 
-    def _sampled(self, h: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _sampled(self, h: Tensor, codebook: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Vectors [n, width], codes [n], sum of the assignments [size], sum of their entropies, of some rows."""
-        temperature = self.temperature.value
         scores = self._similarities(h, codebook)
         log_p = torch.log_softmax(scores / temperature, 1)
         p = log_p.exp()
@@ -205,11 +206,13 @@ class SoftQuantizer(CodebookQuantizer):
     def _average_of_neighbours(self, h: Tensor, codebook: Tensor) -> Tensor:
         """E[code | vector] [n, width] over the nearest few codes, for Gaussian noise of variance temperature / 2."""
 
+        temperature = self.temperature.value  # now: it has moved on when chunks are computed anew
+
         def average(rows: Tensor) -> Tensor:
             with torch.no_grad():
                 found = similarities(rows, codebook, "distance").topk(self.config.neighbours, 1).indices
             near = codebook[found]
-            chance = torch.softmax(-(rows[:, None] - near).square().sum(-1) / self.temperature.value, 1)
+            chance = torch.softmax(-(rows[:, None] - near).square().sum(-1) / temperature, 1)
             return (chance[..., None] * near).sum(1)
 
         return torch.cat(list(by_rows(average, h, max(self.config.size, self.config.neighbours * self.width))))

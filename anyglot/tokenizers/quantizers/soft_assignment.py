@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from anyglot.tokenizers.quantizers.distributed import all_reduce_with_grad, mean_count
 from anyglot.tokenizers.quantizers.entropy import entropy
-from anyglot.tokenizers.quantizers.search import CODES, ROWS
+from anyglot.tokenizers.quantizers.search import CODES, ROWS, full_precision
 
 LIMIT = 2**22  # elements of a chunk [rows, codes]: 16 MiB
 
@@ -56,8 +56,13 @@ def by_rows(function: Callable[[Tensor], T], h: Tensor, size: int) -> Iterator[T
     if h.shape[0] <= rows:
         yield function(h)
         return
+
+    def exact(part: Tensor) -> T:
+        with full_precision(part.device):  # also in the backward pass, which computes it anew
+            return function(part)
+
     for part in torch.split(h, rows):
-        yield checkpoint(function, part, use_reentrant=False)
+        yield checkpoint(exact, part, use_reentrant=False)
 
 
 def assignment_entropies(

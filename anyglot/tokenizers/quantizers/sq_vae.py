@@ -132,10 +132,12 @@ class StochasticQuantizer(Quantizer):
     def _draw(self, residual: Tensor, codebook: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """A sample for each residual [n, width], between code vectors, and the sum of the entropies of the draws."""
 
+        temperature = self.temperature.value  # now: it has moved on when chunks are computed anew
+
         def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
             log_q = torch.log_softmax(similarities(rows, codebook, "distance") / (2 * variance), 1)
             noise = gumbel_noise(torch.rand_like(log_q)) if self.training else 0.0
-            drawn = torch.softmax((log_q + noise) / self.temperature.value, 1) @ codebook
+            drawn = torch.softmax((log_q + noise) / temperature, 1) @ codebook
             return drawn, -(log_q.exp() * log_q).sum()
 
         parts = list(by_rows(draw, residual, self.size))

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from anyglot.tokenizers.quantizers.beam import sum_of
 from anyglot.tokenizers.quantizers.fitted import FittedQuantizer
-from anyglot.tokenizers.quantizers.search import full_precision
 
 
 class SummedQuantizer(FittedQuantizer):
@@ -23,20 +22,16 @@ class SummedQuantizer(FittedQuantizer):
     def lookup(self, codes: Tensor) -> Tensor:
         return sum_of(self.codebooks, codes)
 
-    @torch.no_grad()
-    def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
+    def distances_by_tables(self, queries: Tensor, codes: Tensor) -> Tensor:
         """[q, n]: |q|^2 - 2 (sum of look-ups in the query's table of products) + |sum of code vectors|^2.
 
         The last term does not depend on the query: a search engine stores it with each entry (Babenko and Lempitsky
         2014, Additive Quantization).
         """
-        with full_precision(queries.device):
-            queries = queries.float()
-            norms = self.decode(codes).square().sum(1)
-            # Tables are [codes, queries], so that a look-up copies a whole row; the last row is that of code -1.
-            tables = self.codebooks @ queries.t()
-            products = torch.zeros(len(codes), len(queries), device=queries.device)
-            for level, table in enumerate(tables):
-                padded = torch.cat([table, table.new_zeros(1, len(queries))])
-                products += padded[codes[:, level]]
-            return (queries.square().sum(1) - 2 * products + norms[:, None]).t()
+        norms = self.decode(codes).square().sum(1)
+        # Tables are [codes, queries], so that a look-up copies a whole row.
+        tables = self.codebooks @ queries.t()
+        products = torch.zeros(len(codes), len(queries), device=queries.device)
+        for level, table in enumerate(tables):
+            products += table[codes[:, level]]
+        return (queries.square().sum(1) - 2 * products + norms[:, None]).t()

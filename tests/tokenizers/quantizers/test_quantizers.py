@@ -243,7 +243,8 @@ def test_statistics_stay_fp32_in_a_bf16_engine(name: str) -> None:
     twin = copy.deepcopy(quantizer)
     quantizer.to(torch.bfloat16)
     z = vectors(3, 40, seed=4).to(torch.bfloat16).float()
-    assert {buffer.dtype for buffer in quantizer.buffers() if buffer.is_floating_point()} <= {torch.float32}
+    kept = {torch.float32, torch.float64}
+    assert {buffer.dtype for buffer in quantizer.buffers() if buffer.is_floating_point()} <= kept
     result = quantizer(z.to(torch.bfloat16))
     assert result.vectors.dtype == torch.bfloat16
     if (
