@@ -6,6 +6,7 @@ frame mean is up to the data: HumanML3D's 263 (`humanml3d.py`), joint angles, ke
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -86,7 +87,7 @@ class MotionTokenizer(TokenizerModule):
             count, total, squares = count + len(motion), total + motion.sum(0), squares + (motion**2).sum(0)
         mean = total / count
         std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-        for start, end in zip([0, *self.config.groups], self.config.groups, strict=False):
+        for start, end in pairwise([0, *self.config.groups]):
             std[start:end] = std[start:end].mean()
         self.mean.copy_(torch.from_numpy(np.asarray(mean)))
         self.std.copy_(torch.from_numpy(np.maximum(std, SMALLEST)))

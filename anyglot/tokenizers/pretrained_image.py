@@ -66,7 +66,7 @@ class PretrainedImage(ImageTokenizer):
         metric = "cosine" if config.architecture in ("janus", "llamagen") else "euclidean"
         book = {"type": "vq", "codebook": "learned", "metric": metric, "kmeans_init": False, "reset_below": 0.0}
         self.quantizer = quantizers.build({**book, "size": codes.shape[0]}, codes.shape[1], "quantizer")
-        self.quantizer.load_state_dict({"codebook.weight": codes}, strict=False)  # its counts stay as they start
+        self.quantizer.load_state_dict({**self.quantizer.state_dict(), "codebook.weight": codes})
         del model.quantize
         self.stride = 2 ** (len(model.config.channel_multiplier) - 1)
         emu3 = config.architecture == "emu3"

@@ -115,7 +115,7 @@ class DeepPQ(EmbeddedPQ):
 
         trained = [first, second, scores, codebooks, classifier, centres]
         objective = descend(trained, loss, len(x), config.epochs, config.lr, report)
-        for buffer, weight in zip((self.first, self.second, self.scores, self.codebooks), trained, strict=False):
+        for buffer, weight in zip((self.first, self.second, self.scores, self.codebooks), trained[:4], strict=True):
             buffer.copy_(weight.detach())
         self.fit_decoder(x)
         return objective

@@ -157,7 +157,7 @@ class ResidualQuantizer(Quantizer):
         rows = [(depth > i).nonzero()[:, 0] for i in range(count)]
         scales = [scale for _, scale in self._levels()]
         residuals, total = [], torch.zeros_like(h)
-        for used, scale in zip(rows, scales, strict=False):
+        for used, scale in zip(rows, scales[:count], strict=True):
             residuals.append(_times(h[used] - total[used], 1 / scale))
             with torch.no_grad():
                 vectors = level.decode_flat(level.encode_flat(residuals[-1].detach()))
