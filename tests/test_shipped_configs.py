@@ -16,6 +16,7 @@ BASES = {"image/base"}  # to be extended: they leave out what only a run can kno
 BY_FOLDER = {"corpora/demo": ("anyglot.data.corpora.demo", "DemoCorpus")}
 BY_FOLDER["corpora/clips"] = ("anyglot.data.corpora.clips", "ClipsCorpus")
 BY_FOLDER["corpora/mocap"] = ("anyglot.data.corpora.mocap", "MocapCorpus")
+BY_FOLDER["corpora/moves"] = ("anyglot.data.corpora.moves", "MovesCorpus")
 BY_FOLDER["corpora/vectors"] = ("anyglot.data.corpora.vectors", "VectorsCorpus")
 BY_FOLDER["corpora/graphs"] = ("anyglot.data.corpora.graphs", "GraphsCorpus")
 BY_FOLDER["corpora/recorded"] = ("anyglot.data.corpora.recorded", "RecordedCorpus")
