@@ -153,7 +153,9 @@ def _vocabulary(path: Path, console: Console) -> None:
     console.print(f"vocabulary {vocabulary.fingerprint}: {vocabulary.size:,} ids")
     console.print(table)
     for modality in vocabulary.modalities:
-        console.print(f"{modality.spec.modality}: stream {modality.stream}, {_spec(modality.spec.to_json())}")
+        written = f", each code as {modality.factors} sub-codes" if modality.factors > 1 else ""
+        spec = _spec(modality.spec.to_json())
+        console.print(f"{modality.spec.modality}: stream {modality.stream}{written}, {spec}")
 
 
 def _spec(spec: dict[str, Any]) -> str:

@@ -92,7 +92,9 @@ def _vocabulary(config: TokenizeConfig) -> Vocabulary:
         vocabulary = Vocabulary.load(config.vocabulary, {TEXT: text.fingerprint} | fingerprints)
     else:
         specs = [(CodeSpec.from_json(manifest["spec"]), fingerprints[name]) for name, manifest in manifests.items()]
-        vocabulary = Vocabulary.build(text.size, text.fingerprint, specs, config.max_size, config.streams)
+        vocabulary = Vocabulary.build(
+            text.size, text.fingerprint, specs, config.max_size, config.streams, config.factors
+        )
     there = Path(config.out) / "vocabulary.json"
     if there.exists() and (found := Vocabulary.load(there)).fingerprint != vocabulary.fingerprint:
         raise MismatchError(

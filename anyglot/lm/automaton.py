@@ -45,6 +45,8 @@ class State(NamedTuple):
 class Rules:
     """What the automaton knows of one modality, compiled from its spec.
 
+    factors, levels: sub-codes that a code is written as, and levels as written.
+
     symbols: id range of a code by level; of the closer at [CLOSE]. choices: id ranges of every set of choices
     a stream can give. sized: the axes whose sizes the header writes, sizes: the id ranges of each.
     limit: most steps of the first axis. row, frames: as in `State`, before the header is read.
@@ -52,6 +54,7 @@ class Rules:
 
     spec: CodeSpec
     stream: type[Stream]
+    factors: int
     levels: int
     opener: int
     symbols: Ranges
@@ -253,7 +256,7 @@ def _compile(vocabulary: Vocabulary, modality: Modality) -> Rules:
     spec = modality.spec
     name, axes = spec.modality, spec.axes
     control = vocabulary.named_blocks[f"{name}.control"]
-    codes = [vocabulary.named_blocks[f"{name}.{level}"] for level in range(len(spec.levels))]
+    codes = [vocabulary.named_blocks[f"{name}.{level}"] for level in range(len(modality.levels))]
     symbols = (*((block.start, block.end) for block in codes), (control.start + 1, control.end))
     singles: list[Choices] = [(choice,) for choice in (*range(len(codes)), CLOSE)]
     pairs: list[Choices] = [(0, 1), (0, CLOSE)] if len(codes) > 1 else [(0, CLOSE)]
@@ -261,6 +264,7 @@ def _compile(vocabulary: Vocabulary, modality: Modality) -> Rules:
     return Rules(
         spec=spec,
         stream=stream_named(modality.stream),
+        factors=modality.factors,
         levels=len(codes),
         opener=control.start,
         symbols=symbols,

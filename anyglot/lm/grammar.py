@@ -9,7 +9,7 @@ from anyglot.errors import GrammarError
 from anyglot.lm.automaton import Automaton, State
 from anyglot.lm.parser import Event, Parser, SpanEnd, TextDelta, TurnStart
 from anyglot.lm.spans import Serialised, Span, SpanRange, Turn, normalise
-from anyglot.lm.streams import cells, flatten
+from anyglot.lm.streams import cells, factor, flatten
 from anyglot.lm.vocabulary import ROLES, TEXT
 from anyglot.tokenizers.spec import CodeSpec
 
@@ -83,7 +83,7 @@ class Grammar(Automaton):
         _check(rules.spec, codes)
         lengths = zip(rules.spec.axes, codes.shape, strict=False)
         header = [self.vocabulary.size_id(length) for axis, length in lengths if axis.length == "sized"]
-        levels, line = flatten(rules.stream, codes)
+        levels, line = flatten(rules.stream, factor(codes, rules.spec.levels, rules.factors))
         starts = np.array([low for low, _ in rules.symbols])
         return np.concatenate([[rules.opener, *header], starts[levels] + line, [rules.closer]])
 

@@ -8,7 +8,7 @@ import numpy as np
 from anyglot.errors import GrammarError
 from anyglot.lm.automaton import BETWEEN, CODES, END, FIRST, HEADER, SPANS, Automaton, State
 from anyglot.lm.spans import Span
-from anyglot.lm.streams import unflatten
+from anyglot.lm.streams import unfactor, unflatten
 from anyglot.lm.vocabulary import ROLES
 
 
@@ -46,7 +46,7 @@ class SpanStart:
 
 @dataclass(frozen=True)
 class CodeDelta:
-    """More codes of the current span and the level of each, in the order of its stream."""
+    """More codes of the current span and the level of each as written (see `factor`), in the order of its stream."""
 
     position: int
     modality: str
@@ -151,8 +151,9 @@ class Parser:
 
     def _span(self, state: State) -> Span:
         rules = self.automaton.rules[state.modality - 1]
-        codes = self.automaton.vocabulary.lookup.code[self._line].astype(np.int64)
-        return Span(rules.name, unflatten(rules.stream, codes, rules.grid(self._sizes, len(codes)), rules.levels))
+        line = self.automaton.vocabulary.lookup.code[self._line].astype(np.int64)
+        digits = unflatten(rules.stream, line, rules.grid(self._sizes, len(line)), rules.levels)
+        return Span(rules.name, unfactor(digits, rules.spec.levels, rules.factors))
 
     def _modality(self, state: State) -> str:
         return self.automaton.vocabulary.modality_names[state.modality]

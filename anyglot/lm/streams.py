@@ -8,9 +8,11 @@ product of the other axes) and `levels` codes in each cell. A stream is two thin
 - `choices`: the same order said one step at a time while the number of frames may still be unknown, which is
   what the automaton asks: which levels may the next code have, and may the span close?
 
-A `delay` stream is one more such pair (a permutation by frame + delay). `factor` (one code as several
-sub-codes) changes the sizes of the level blocks before the order, and `depth` (levels predicted inside one
-position by a small transformer) takes only the first level's order: both are steps before this one.
+Before the order comes the factoring: a level of `size` codes may be written as several levels of fewer codes, the
+digits of its code (`factor`, `unfactor`). MAGVIT-v2 (arXiv:2310.05737) writes one of 2^18 codes as two of 512.
+
+A `delay` stream is one more such pair (a permutation by frame + delay); `depth` (levels predicted inside one position
+by a small transformer) takes only the first level's order.
 """
 
 from collections.abc import Sequence
@@ -105,6 +107,35 @@ def stream_named(name: str) -> type[Stream]:
     if name not in STREAMS:
         raise ConfigError(f"no stream {name!r}; there are: {', '.join(STREAMS)}")
     return STREAMS[name]
+
+
+def digit_sizes(size: int, factors: int) -> tuple[int, ...]:
+    """The sizes of the sub-codes that a code of `size` is written as: all alike, their product is `size`.
+
+    Raises ConfigError if there are none such.
+    """
+    base = round(size ** (1 / factors)) if factors >= 1 else 0
+    if base < 2 or base**factors != size:
+        raise ConfigError(f"codes of {size} are not {factors} sub-codes of one size; choose factors whose power it is")
+    return (base,) * factors
+
+
+def factor(codes: np.ndarray, levels: Sequence[int], factors: int) -> np.ndarray:
+    """Codes `[*grid, levels]` as sub-codes `[*grid, levels * factors]`, of each level the most significant first."""
+    digits = []
+    for level, size in enumerate(levels):
+        base = digit_sizes(size, factors)[0]
+        digits += [codes[..., level] // base**place % base for place in reversed(range(factors))]
+    return np.stack(digits, axis=-1)
+
+
+def unfactor(digits: np.ndarray, levels: Sequence[int], factors: int) -> np.ndarray:
+    """The exact inverse of `factor`: codes `[*grid, levels]` of sub-codes `[*grid, levels * factors]`."""
+    bases = np.array([digit_sizes(size, factors)[0] for size in levels])
+    codes = np.zeros((*digits.shape[:-1], len(levels)), dtype=digits.dtype)
+    for place in range(factors):
+        codes = codes * bases + digits[..., place::factors]
+    return codes
 
 
 def flatten(stream: type[Stream], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from anyglot.errors import AnyglotError, MismatchError
 from anyglot.files import write_json
-from anyglot.lm.streams import stream_named
+from anyglot.lm.streams import digit_sizes, stream_named
 from anyglot.tokenizers.spec import CodeSpec
 
 FORMAT = 1
@@ -56,11 +56,20 @@ class Block:
 
 @dataclass(frozen=True)
 class Modality:
-    """A modality of the vocabulary: its codes, its tokenizer, and the stream its spans are written in."""
+    """A modality of the vocabulary: its codes, its tokenizer, and the stream its spans are written in.
+
+    factors: how many sub-codes each code is written as.
+    """
 
     spec: CodeSpec
     fingerprint: str
     stream: str
+    factors: int = 1
+
+    @cached_property
+    def levels(self) -> tuple[int, ...]:
+        """Codebook size of each level as it is written."""
+        return tuple(size for level in self.spec.levels for size in digit_sizes(level, self.factors))
 
 
 class Lookup(NamedTuple):
@@ -103,6 +112,7 @@ class Vocabulary:
             names.append(spec.modality)
         for modality in self.modalities:
             stream_named(modality.stream)
+            _ = modality.levels  # raises for factors that do not divide a level
 
     @staticmethod
     def build(
@@ -111,6 +121,7 @@ class Vocabulary:
         modalities: Iterable[tuple[CodeSpec, str]] = (),
         max_size: int = 64,
         streams: Mapping[str, str] | None = None,
+        factors: Mapping[str, int] | None = None,
     ) -> "Vocabulary":
         """A new vocabulary.
 
@@ -118,20 +129,23 @@ class Vocabulary:
             modalities: (spec, tokenizer fingerprint) of each modality, in the order of their ids.
             max_size: how many numbers the shared sizes block holds; larger headers bring their own.
             streams: modality -> "frame" or "level"; those not named are "frame".
+            factors: modality -> how many sub-codes each of its codes is written as; 1 where not named.
         Raises:
-            AnyglotError: a name used twice, or a stream for a modality that is not there.
+            AnyglotError: a name used twice, or a stream or factors for a modality that is not there.
         """
         vocabulary = Vocabulary(text_size, text_fingerprint, max_size)
-        streams = dict(streams or {})
+        streams, factors = dict(streams or {}), dict(factors or {})
         for spec, fingerprint in modalities:
-            vocabulary = vocabulary.extend(spec, fingerprint, streams.pop(spec.modality, "frame"))
-        if streams:
-            raise AnyglotError(f"streams name {sorted(streams)[0]!r}, which is not among the vocabulary's modalities")
+            name = spec.modality
+            vocabulary = vocabulary.extend(spec, fingerprint, streams.pop(name, "frame"), factors.pop(name, 1))
+        for setting, left in (("streams", streams), ("factors", factors)):
+            if left:
+                raise AnyglotError(f"{setting} name {min(left)!r}, which is not among the vocabulary's modalities")
         return vocabulary
 
-    def extend(self, spec: CodeSpec, fingerprint: str, stream: str = "frame") -> "Vocabulary":
+    def extend(self, spec: CodeSpec, fingerprint: str, stream: str = "frame", factors: int = 1) -> "Vocabulary":
         """This vocabulary with one more modality behind it. Every id keeps its meaning."""
-        added = (*self.modalities, Modality(spec, fingerprint, stream))
+        added = (*self.modalities, Modality(spec, fingerprint, stream, factors))
         return Vocabulary(self.text_size, self.text_fingerprint, self.max_size, added)
 
     @cached_property
@@ -145,15 +159,15 @@ class Vocabulary:
         add("special", "special", len(SPECIALS))
         add("sizes", "sizes", self.max_size)
         largest = self.max_size
-        for spec, fingerprint in ((modality.spec, modality.fingerprint) for modality in self.modalities):
-            name = spec.modality
+        for modality in self.modalities:
+            spec, name = modality.spec, modality.spec.modality
             needed = max((axis.size for axis in spec.axes if axis.length == "sized"), default=0)
             if needed > largest:
                 add(f"sizes.{largest + 1}", "sizes", needed - largest)
                 largest = needed
             add(f"{name}.control", "control", 2, name)
-            for level, size in enumerate(spec.levels):
-                add(f"{name}.{level}", "codes", size, name, level, fingerprint)
+            for level, size in enumerate(modality.levels):
+                add(f"{name}.{level}", "codes", size, name, level, modality.fingerprint)
         return tuple(blocks)
 
     @cached_property
@@ -319,7 +333,8 @@ class Vocabulary:
                     f"{FORMAT}.{GRAMMAR_VERSION}; use the anyglot that wrote it, or tokenize and train again"
                 )
             modalities = tuple(
-                Modality(CodeSpec.from_json(m["spec"]), m["fingerprint"], m["stream"]) for m in value["modalities"]
+                Modality(CodeSpec.from_json(m["spec"]), m["fingerprint"], m["stream"], m.get("factors", 1))
+                for m in value["modalities"]
             )
             text = value["text"]
             vocabulary = Vocabulary(text["size"], text["fingerprint"], value["max_size"], modalities)
@@ -350,6 +365,7 @@ class Vocabulary:
                     "spec": m.spec.to_json() | {"rate": float(m.spec.rate)},
                     "fingerprint": m.fingerprint,
                     "stream": m.stream,
+                    **({"factors": m.factors} if m.factors > 1 else {}),
                 }
                 for m in self.modalities  # 50 and 50.0 are one rate, but not one JSON
             ],

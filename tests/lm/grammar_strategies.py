@@ -11,9 +11,9 @@ from anyglot.tokenizers.spec import Axis, CodeSpec
 
 
 @st.composite
-def specs(draw: Any, modality: str) -> CodeSpec:
-    """0 to 3 axes of every kind, 1 to 5 levels."""
-    levels = draw(st.lists(st.integers(2, 4), min_size=1, max_size=5))
+def specs(draw: Any, modality: str, factors: int = 1) -> CodeSpec:
+    """0 to 3 axes of every kind, 1 to 5 levels, or fewer that can be written as so many sub-codes."""
+    levels = [base**factors for base in draw(st.lists(st.integers(2, 4), min_size=1, max_size=5 // factors))]
     axes = []
     for number in range(draw(st.integers(0, 3))):
         kinds = ("fixed", "sized", "open") if number == 0 else ("fixed", "sized")
@@ -25,11 +25,11 @@ def specs(draw: Any, modality: str) -> CodeSpec:
 def vocabularies(draw: Any) -> Vocabulary:
     """One to three modalities, in either stream; the first sizes block may be too small for some headers."""
     names = ("image", "speech", "graph")[: draw(st.integers(1, 3))]
-    modalities = [(draw(specs(name)), f"{name}-tokenizer") for name in names]
+    factors = {name: draw(st.sampled_from([1, 1, 2])) for name in names}
+    modalities = [(draw(specs(name, factors[name])), f"{name}-tokenizer") for name in names]
     streams = {name: draw(st.sampled_from(["frame", "level"])) for name in names}
-    return Vocabulary.build(
-        draw(st.integers(1, 5)), "text-tokenizer", modalities, max_size=draw(st.integers(1, 4)), streams=streams
-    )
+    sizes = draw(st.integers(1, 5)), draw(st.integers(1, 4))  # of text and of the first sizes block
+    return Vocabulary.build(sizes[0], "text-tokenizer", modalities, sizes[1], streams, factors)
 
 
 def codes_of(spec: CodeSpec, seed: int) -> np.ndarray:

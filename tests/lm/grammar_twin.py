@@ -19,7 +19,7 @@ class Refused(Exception):
 class Twin:
     """Reads whole documents as nested lists: [(role, [("text", [ids]) | (modality, nested codes)])]."""
 
-    def __init__(self, text_size: int, max_size: int, modalities: list[tuple[CodeSpec, str]]) -> None:
+    def __init__(self, text_size: int, max_size: int, modalities: list[tuple[CodeSpec, str, int]]) -> None:
         self.text_size = text_size
         special = ["pad", "bos", "eos", "system", "user", "assistant", "end_of_turn"]
         self.special = {name: text_size + i for i, name in enumerate(special)}
@@ -27,7 +27,7 @@ class Twin:
         self.sizes = {after + i: i + 1 for i in range(max_size)}
         after += max_size
         self.modalities = []
-        for spec, stream in modalities:
+        for spec, stream, factors in modalities:
             for axis in spec.axes:
                 while axis.length == "sized" and axis.size > len(self.sizes):
                     self.sizes[after] = len(self.sizes) + 1
@@ -36,9 +36,11 @@ class Twin:
             after += 2
             codes = []
             for size in spec.levels:
-                codes.append({after + code: code for code in range(size)})
-                after += size
-            self.modalities.append((spec, stream, opener, closer, codes))
+                base = next(number for number in range(2, size + 1) if number**factors == size)
+                for _ in range(factors):
+                    codes.append({after + code: code for code in range(base)})
+                    after += base
+            self.modalities.append((spec, stream, opener, closer, codes, factors))
         self.size = after
 
     def read(self, ids: list[int]) -> list[Any]:
@@ -84,7 +86,9 @@ class Twin:
             else:
                 return found
 
-    def span(self, spec: CodeSpec, stream: str, opener: int, closer: int, codes: list[dict[int, int]]) -> Any:
+    def span(
+        self, spec: CodeSpec, stream: str, opener: int, closer: int, codes: list[dict[int, int]], factors: int
+    ) -> Any:
         self.take({opener})
         grid = []
         for axis in spec.axes:
@@ -117,5 +121,14 @@ class Twin:
                     for cell in range(row):
                         cells[frame, cell, level] = codes[level][self.take(codes[level])]
         self.take({closer})
-        flat = [[cells[f, c, level] for level in range(levels)] for f in range(frames) for c in range(row)]
+        flat = []
+        for f in range(frames):
+            for c in range(row):
+                joined = []
+                for first in range(0, levels, factors):  # of sub-codes of one code, the first counts most
+                    number = 0
+                    for level in range(first, first + factors):
+                        number = number * len(codes[level]) + cells[f, c, level]
+                    joined.append(number)
+                flat.append(joined)
         return (spec.modality, ([frames, *grid[1:]] if spec.axes else []), flat)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from anyglot.errors import GrammarError
 from anyglot.lm.grammar import Grammar, Span, Turn, normalise
+from anyglot.lm.streams import factor
 from anyglot.lm.vocabulary import Vocabulary
 from anyglot.tokenizers.spec import Axis, CodeSpec
 from anyglot.tokenizers.text import TextTokenizer
@@ -38,7 +39,7 @@ def test_every_document_serialises_and_parses_back(case: tuple[Vocabulary, list[
 
 
 def twin_of(vocabulary: Vocabulary) -> Twin:
-    modalities = [(modality.spec, modality.stream) for modality in vocabulary.modalities]
+    modalities = [(modality.spec, modality.stream, modality.factors) for modality in vocabulary.modalities]
     return Twin(vocabulary.text_size, vocabulary.max_size, modalities)
 
 
@@ -102,9 +103,11 @@ def test_spans_and_annotations_describe_the_ids(case: tuple[Vocabulary, list[Tur
             assert found.position[inside].tolist() == list(range(length))
             continue
         assert (ids[start], ids[start + length - 1]) == (vocabulary.opener(name), vocabulary.closer(name))
-        cells = span.codes.reshape(-1, span.codes.shape[-1])
+        modality = vocabulary.modality(name)
+        digits = factor(span.codes, modality.spec.levels, modality.factors)
+        cells = digits.reshape(-1, digits.shape[-1])
         is_code = found.level[inside] >= 0
-        assert is_code.sum() == span.codes.size
+        assert is_code.sum() == digits.size
         assert (found.position[inside] >= 0).tolist() == is_code.tolist()
         codes = vocabulary.describe(document.ids[inside]).code[is_code]
         assert (cells[found.position[inside][is_code], found.level[inside][is_code]] == codes).all()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from anyglot.errors import GrammarError
 from anyglot.lm.grammar import Grammar, Span, Turn
 from anyglot.lm.parser import CodeDelta, End, Event, Parser, SpanEnd, SpanStart, TextDelta, TurnEnd, TurnStart
+from anyglot.lm.streams import factor
 from anyglot.lm.vocabulary import Vocabulary
 from anyglot.tokenizers.spec import Axis, CodeSpec
 from tests.lm.grammar_strategies import vocabularies_with_documents
@@ -85,9 +86,11 @@ def test_code_deltas_carry_the_span(case: tuple[Vocabulary, list[Turn]]) -> None
             received += zip(event.levels, event.codes, strict=True)
         elif isinstance(event, SpanEnd):
             assert started is not None
-            *grid, levels = event.span.codes.shape
+            modality = vocabulary.modality(event.span.modality)
+            digits = factor(event.span.codes, modality.spec.levels, modality.factors)
+            *grid, levels = digits.shape
             assert [known or length for known, length in zip(started.grid, grid, strict=True)] == grid
-            flat = event.span.codes.reshape(-1, levels)
+            flat = digits.reshape(-1, levels)
             for level in range(levels):
                 assert [code for at, code in received if at == level] == flat[:, level].tolist()
 

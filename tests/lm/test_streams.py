@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyglot.errors import ConfigError, GrammarError
-from anyglot.lm.streams import CLOSE, STREAMS, cells, flatten, stream_named, unflatten
+from anyglot.lm.streams import CLOSE, STREAMS, cells, factor, flatten, stream_named, unfactor, unflatten
 
 GRIDS = st.lists(st.integers(1, 4), max_size=3)
 
@@ -20,6 +20,23 @@ def test_flatten_has_an_exact_inverse(name: str, grid: list[int], levels: int) -
     cell = cells(stream_named(name), grid, levels)
     assert np.array_equal(codes.reshape(-1, levels)[cell, level], line)
     assert sorted(zip(cell.tolist(), level.tolist(), strict=True)) == sorted(np.ndindex(codes.size // levels, levels))
+
+
+@given(grid=GRIDS, bases=st.lists(st.integers(2, 7), min_size=1, max_size=3), factors=st.integers(1, 3))
+def test_factoring_has_an_exact_inverse(grid: list[int], bases: list[int], factors: int) -> None:
+    levels = [base**factors for base in bases]
+    codes = np.stack([np.random.default_rng(0).integers(0, size, grid) for size in levels], axis=-1)
+    digits = factor(codes, levels, factors)
+    assert digits.shape == (*grid, len(levels) * factors)
+    assert (digits < np.repeat(bases, factors)).all()
+    assert np.array_equal(unfactor(digits, levels, factors), codes)
+
+
+def test_a_code_of_18_bits_is_two_of_9() -> None:
+    """MAGVIT-v2's: the upper half of the bits, then the lower."""
+    code = np.array([[0b101010101_000000011]])
+    assert factor(code, [2**18], 2).tolist() == [[0b101010101, 0b000000011]]
+    assert unfactor(np.array([[0b101010101, 3]]), [2**18], 2).tolist() == code.tolist()
 
 
 def test_orders_by_hand() -> None:
@@ -66,3 +83,5 @@ def test_wrong_lengths_and_names_are_refused() -> None:
         unflatten(stream_named("frame"), np.arange(7), [2, 2], 2)
     with pytest.raises(ConfigError, match="no stream 'dely'; there are: frame, level"):
         stream_named("dely")
+    with pytest.raises(ConfigError, match="codes of 1000 are not 2 sub-codes of one size"):
+        factor(np.zeros((3, 1), int), [1000], 2)
