@@ -34,7 +34,7 @@ class DocumentError(AnyglotError):
 class Part:
     """One piece of content: `text`, or one of `path`, `data`, `codes`.
 
-    type: "text" or a modality. data: a file's bytes, or media in memory (see ModalityTokenizer).
+    type: "text" or a modality. data: a file's bytes, or a medium in memory (see ModalityTokenizer).
     codes: int64 `[*grid, levels]`, made by the tokenizer whose fingerprint is `tokenizer` ("" = not stated).
     loss: whether the language model learns to write it; None leaves it to the role.
     """
@@ -42,16 +42,23 @@ class Part:
     type: str
     text: str | None = None
     path: Path | None = None
-    data: bytes | np.ndarray | None = None
+    data: Any = None
     codes: np.ndarray | None = None
     tokenizer: str = ""
     loss: bool | None = None
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether `data` is the medium itself."""
+        return self.data is not None and not isinstance(self.data, bytes)
+
     @cached_property
     def key(self) -> str:
-        """Equal for two parts that hold the same file or the same bytes."""
+        """Equal for two parts that hold the same file or the same bytes, or array, or object."""
         if self.path is not None:
             return f"{self.type}:{self.path}"
+        if self.in_memory and not isinstance(self.data, np.ndarray):
+            return f"{self.type}:object:{id(self.data)}"
         content = self.data if isinstance(self.data, bytes) else np.ascontiguousarray(self.data).tobytes()
         return f"{self.type}:sha256:{hashlib.sha256(content).hexdigest()}"
 
@@ -113,8 +120,9 @@ def parse_part(value: Any, resolve: Resolver) -> Part:
 
     Args:
         value: `{"type": "text", "text": ...}`, or a medium with exactly one of the keys path, url (data: only),
-            base64, bytes, codes, or the type's own name (`{"type": "image", "image": ...}`), or OpenAI's
-            `image_url` / `input_audio` objects. Keys whose value is None are absent (Parquet fills them in).
+            base64, bytes, codes, content (what its file would hold, where that is text: a molecule's SMILES), or the
+            type's own name (`{"type": "image", "image": ...}`), or OpenAI's `image_url` / `input_audio` objects.
+            Keys whose value is None are absent (Parquet fills them in).
         resolve: what a relative reference means.
     Raises:
         DocumentError: an unknown type, no content or two, a remote URL, bad base64.
@@ -131,11 +139,19 @@ def parse_part(value: Any, resolve: Resolver) -> Part:
         if not isinstance(given.get("text"), str):
             raise DocumentError("a text part needs a string under 'text'")
         return Part("text", text=given["text"], loss=loss)
-    carriers = {"path", "url", "base64", "bytes", "codes", *(name for name, m in MODALITY.items() if m == modality)}
+    carriers = {
+        "path",
+        "url",
+        "base64",
+        "bytes",
+        "codes",
+        "content",
+        *(name for name, m in MODALITY.items() if m == modality),
+    }
     present = [key for key in given if key in carriers]
     if len(present) != 1:
         raise DocumentError(
-            f"a part of type {kind!r} needs exactly one of path, url, base64, bytes, codes or {modality!r}, "
+            f"a part of type {kind!r} needs exactly one of path, url, base64, bytes, codes, content or {modality!r}, "
             f"found {', '.join(present) or 'none'}"
         )
     carrier, content = present[0], given[present[0]]
@@ -161,6 +177,8 @@ def _medium(modality: str, carrier: str, content: Any, resolve: Resolver) -> Par
         raise DocumentError(f"{modality}: {carrier!r} must be a string, not {type(content).__name__}")
     if carrier == "base64":
         return Part(modality, data=_base64(modality, content))
+    if carrier == "content":
+        return Part(modality, data=content.encode())
     scheme = content.split(":", 1)[0].lower() if ":" in content[:12] else ""
     if scheme == "data":
         header, _, payload = content.partition(",")

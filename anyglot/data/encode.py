@@ -78,7 +78,7 @@ class Encoder:
             for window in _batches(of_this, self.batch * WINDOW):
                 media = [(medium, _read(tokenizer, medium)) for medium in window]
                 good = [(medium, found) for medium, found in media if not isinstance(found, Problem)]
-                good.sort(key=lambda item: item[1].size)
+                good.sort(key=lambda item: item[1].size if isinstance(item[1], np.ndarray) else len(item[1]))
                 codes.update({m.part.key: found for m, found in media if isinstance(found, Problem)})
                 for batch in _batches(good, self.batch):
                     codes.update(_encode_batch(tokenizer, batch))
@@ -167,19 +167,18 @@ def _variants(document: Document, orders: Sequence[Sequence[str]]) -> Iterator[t
             yield f"{document.id}#{'-'.join(order)}", [Message(None, [part for group in chosen for part in group])]
 
 
-def _read(tokenizer: Any, medium: _Medium) -> "np.ndarray | Problem":
-    """The medium of a part in memory, or why it cannot be read."""
+def _read(tokenizer: Any, medium: _Medium) -> Any:
+    """The medium of a part in memory, or a Problem: why it cannot be read."""
     part = medium.part
-    if isinstance(part.data, np.ndarray):
+    if part.in_memory:
         return part.data
     try:
-        found: np.ndarray = tokenizer.read(part.data if part.path is None else part.path)
-        return found
+        return tokenizer.read(part.data if part.path is None else part.path)
     except Exception as error:  # decoders raise many types; a bad file must never stop a corpus
         return Problem(medium.name, f"unreadable {part.type}", _reason(error))
 
 
-def _encode_batch(tokenizer: Any, batch: Sequence[tuple[_Medium, np.ndarray]]) -> Codes:
+def _encode_batch(tokenizer: Any, batch: Sequence[tuple[_Medium, Any]]) -> Codes:
     """Codes of a batch of media; if the batch fails, one by one, to find which of them is to blame."""
     try:
         encoded = tokenizer.encode([found for _, found in batch])

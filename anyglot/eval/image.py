@@ -4,12 +4,17 @@ Everything is measured on what a user gets: uint8 pictures out of `decode(encode
 original. All metrics stream: pictures go through in batches.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from anyglot.data.documents import Document
+from anyglot.eval.answers import Answer, share_right
+from anyglot.eval.documents import part_of
+from anyglot.inference.anyglot import media_of
 from anyglot.tokenizers.image import ImageTokenizer, to_tensor
 from anyglot.tokenizers.networks.features import feature_network
 
@@ -97,6 +102,46 @@ class Reconstructions:
         return scores
 
 
+class Check:
+    """A picture is right if of all training pictures of its size, and its own, the one nearest to it in mean squared
+    error is its own."""
+
+    def __init__(self, tokenizer: ImageTokenizer, training: Sequence[Document]) -> None:
+        self.tokenizer = tokenizer
+        by_shape: dict[tuple[int, ...], list[tuple[str, np.ndarray]]] = defaultdict(list)
+        for document in training:
+            if (part := part_of(document, "image")) is not None:
+                picture = media_of(tokenizer, part)
+                by_shape[picture.shape].append((document.id, picture))
+        self.pictures = {  # shape -> names, and pictures float32 [pictures, height * width * 3]
+            shape: ([name for name, _ in known], np.stack([_line(picture) for _, picture in known]))
+            for shape, known in by_shape.items()
+        }
+
+    def judge(self, answers: Sequence[Answer]) -> dict[str, float]:
+        """nearest_is_right: share. psnr in dB, of the squared error over all pictures that have the right size."""
+        errors = []
+        for answer in answers:
+            wanted, made = part_of(answer.document, "image"), answer.part("image")
+            assert wanted is not None
+            own = media_of(self.tokenizer, wanted)
+            answer.right = False
+            if made is None or not isinstance(made.data, np.ndarray) or made.data.shape != own.shape:
+                answer.note = "another size"
+                continue
+            line = _line(made.data)
+            errors.append(float(((_line(own) - line) ** 2).mean()))
+            names, table = self.pictures.get(own.shape, ([answer.document.id], _line(own)[None]))
+            distances = ((table - line) ** 2).mean(1)
+            answer.right = bool(errors[-1] <= distances.min())
+            nearest = names[int(distances.argmin())].replace("_", " ")
+            answer.note = "nearest is its own" if answer.right else f"nearest: {nearest}"
+        figures = {"nearest_is_right": share_right(answers)}
+        if errors:
+            figures["psnr"] = float(10 * np.log10(255**2 / max(float(np.mean(errors)), 1e-9)))
+        return figures
+
+
 class FeatureGaussian:
     """Mean and covariance of features, summed in float64; as the Gaussian that the Frechet distance compares.
 
@@ -154,6 +199,11 @@ class CodeUsage:
 def psnr(original: np.ndarray, output: np.ndarray) -> float:
     """Peak signal to noise ratio of two uint8 pictures, dB; 100 where they are equal."""
     return _decibels(float(np.mean((original.astype(np.float64) - output.astype(np.float64)) ** 2)))
+
+
+def _line(picture: np.ndarray) -> np.ndarray:
+    """uint8 `[height, width, 3]` as float32 `[height * width * 3]`."""
+    return picture.astype(np.float32).reshape(-1)
 
 
 def _decibels(error: float) -> float:

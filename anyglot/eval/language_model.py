@@ -21,7 +21,8 @@ from anyglot.data.documents import Document, Message, Part
 from anyglot.data.progress import JobProgress
 from anyglot.data.shards import TokenStore
 from anyglot.errors import AnyglotError, ConfigError
-from anyglot.eval.checks import Answer, Checks
+from anyglot.eval.answers import Answer
+from anyglot.eval.checks import Checks
 from anyglot.eval.documents import load_documents, part_of, parts_of
 from anyglot.files import write_json
 from anyglot.inference.anyglot import Anyglot, media_of
@@ -211,9 +212,14 @@ def validity(model: Anyglot, written: Sequence[Written]) -> dict[str, float]:
             parts = model.read(prompt, ids)
         except AnyglotError:
             continue
-        valid += sum(isinstance(part.data, np.ndarray) and bool(np.isfinite(part.data).all()) for part in parts)
+        valid += sum(part.type != TEXT and _is_sound(part.data) for part in parts)
     figures: dict[str, float] = {"lm.spans_written": spans}
     return figures | ({"lm.span_validity": valid / spans} if spans else {})
+
+
+def _is_sound(media: Any) -> bool:
+    """Whether codes could be decoded, and to numbers where media are numbers."""
+    return media is not None and not (isinstance(media, np.ndarray) and not np.isfinite(media).all())
 
 
 def untrained(model: Anyglot, config: LanguageModelEval) -> Anyglot:
@@ -253,9 +259,9 @@ def _written(model: Anyglot, part: Part, out: Path, name: str) -> dict[str, str]
         return {"type": TEXT, "text": part.text or ""}
     tokenizer = model.tokenizers[part.type]
     media = media_of(tokenizer, part)
-    path = out / "media" / f"{name}{tokenizer.suffix}"
+    path = out / "media" / f"{name}{tokenizer.preview_suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer.write(media, path)
+    tokenizer.preview(media, path)
     return {"type": part.type, "path": str(path.relative_to(out))}
 
 

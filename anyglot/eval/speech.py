@@ -15,6 +15,9 @@ import numpy as np
 import torch
 
 from anyglot import assets
+from anyglot.data.documents import Document
+from anyglot.eval.answers import Answer, share_right
+from anyglot.eval.documents import text_of
 from anyglot.tokenizers.speech import SpeechTokenizer
 
 Metric = Callable[[np.ndarray, np.ndarray, int], float | None]
@@ -92,6 +95,34 @@ class Transcriber:
             without_timestamps=True,
         )
         return " ".join(segment.text.strip() for segment in segments)
+
+
+class Check:
+    """Speech is right if what is heard in it is what the document says.
+
+    Args:
+        training: not needed; every modality's check is given it. transcribe: the recogniser, (sound, Hz) to words.
+    """
+
+    def __init__(
+        self,
+        tokenizer: SpeechTokenizer,
+        training: Sequence[Document] = (),
+        transcribe: Callable[[np.ndarray, int], str] | None = None,
+    ) -> None:
+        self.rate = tokenizer.config.sample_rate
+        self.transcribe = transcribe or Transcriber()
+
+    def judge(self, answers: Sequence[Answer]) -> dict[str, float]:
+        """wer: of all transcripts. heard_exactly: share."""
+        heard, wanted = [], [text_of(answer.document) for answer in answers]
+        for answer, name in zip(answers, wanted, strict=True):
+            part = answer.part("speech")
+            silent = part is None or not isinstance(part.data, np.ndarray)
+            heard.append("" if silent else self.transcribe(part.data, self.rate))  # type: ignore[union-attr]
+            answer.note = "no speech" if silent else f"heard: {heard[-1].strip()}"
+            answer.right = normalise_text(heard[-1]) == normalise_text(name)
+        return {"wer": word_error_rate(wanted, heard), "heard_exactly": share_right(answers)}
 
 
 def normalise_text(text: str) -> str:

@@ -46,7 +46,7 @@ class TokenizersEval:
 class Item:
     """A medium, and what it shows or says."""
 
-    media: np.ndarray
+    media: Any
     text: str
 
 
@@ -89,10 +89,12 @@ def _write_pairs(tokenizer: ModalityTokenizer, items: Sequence[Item], out: Path)
     (out / "media").mkdir(parents=True, exist_ok=True)
     for number, (item, again) in enumerate(zip(items, decoded, strict=True)):
         names = {
-            kind: f"media/{tokenizer.modality}-{number}-{kind}{tokenizer.suffix}" for kind in ("original", "decoded")
+            kind: f"media/{tokenizer.modality}-{number}-{kind}{tokenizer.preview_suffix}"
+            for kind in ("original", "decoded")
         }
-        tokenizer.write(item.media, out / names["original"])
-        own_size = tuple(slice(length) for length in item.media.shape)  # tokenizers pad at the end of an axis
-        tokenizer.write(again[own_size], out / names["decoded"])
+        tokenizer.preview(item.media, out / names["original"])
+        if isinstance(again, np.ndarray):  # tokenizers pad at the end of an axis
+            again = again[tuple(slice(length) for length in item.media.shape)]
+        tokenizer.preview(again, out / names["decoded"])
         pairs.append({"label": item.text, **names})
     return pairs

@@ -1,5 +1,6 @@
 """A trained model with all it needs to read and write media: language model, vocabulary, grammar, tokenizers."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ from anyglot.inference.sampling import SamplingConfig
 from anyglot.lm.grammar import Grammar, Span, Turn
 from anyglot.lm.parser import Parser, SpanEnd, TextDelta
 from anyglot.lm.vocabulary import TEXT, Vocabulary
-from anyglot.tokenizers.base import ModalityTokenizer, load_tokenizer
+from anyglot.tokenizers.base import Medium, ModalityTokenizer, load_tokenizer
 from anyglot.tokenizers.text import TextTokenizer
+
+logger = logging.getLogger(__name__)
 
 TOKENIZERS = "tokenizers"  # folder in a checkpoint directory: text/ and one per modality
 
@@ -135,7 +138,10 @@ class Anyglot:
         ]
 
     def read(self, prompt: Sequence[int], ids: Sequence[int]) -> list[Part]:
-        """The parts that `ids` after `prompt` are, media decoded. Raises GrammarError for ids that are no document."""
+        """The parts that `ids` after `prompt` are, media decoded; `data` is None where codes stand for nothing.
+
+        Raises GrammarError for ids that are no document.
+        """
         parser = Parser(self.grammar)
         parser.feed(prompt)
         parts: list[Part] = []
@@ -144,9 +150,16 @@ class Anyglot:
                 parts.append(Part(TEXT, text=self.text.decode(list(event.ids))))
             elif isinstance(event, SpanEnd):
                 codes = event.span.codes
-                media = self.tokenizers[event.span.modality].decode([torch.from_numpy(codes)])[0]
-                parts.append(Part(event.span.modality, data=media, codes=codes))
+                parts.append(Part(event.span.modality, data=self._decoded(event.span), codes=codes))
         return parts
+
+    def _decoded(self, span: Span) -> Medium | None:
+        """The medium that a span's codes stand for; None, with a warning, where they stand for nothing."""
+        try:
+            return self.tokenizers[span.modality].decode([torch.from_numpy(span.codes)])[0]
+        except MediaError as error:
+            logger.warning("%s codes that stand for nothing: %s", span.modality, error)
+            return None
 
     def _codes(self, part: Part) -> np.ndarray:
         if part.type == TEXT:
@@ -167,9 +180,9 @@ class Anyglot:
         return codes
 
 
-def media_of(tokenizer: ModalityTokenizer, part: Part) -> np.ndarray:
+def media_of(tokenizer: ModalityTokenizer, part: Part) -> Medium:
     """A part's medium in memory, read with its tokenizer. Raises MediaError naming the file."""
-    if isinstance(part.data, np.ndarray):
+    if part.in_memory:
         return part.data
     source = part.path if part.path is not None else part.data
     if source is None:

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from omegaconf import OmegaConf
 
 from anyglot.config import typed
 from anyglot.data.documents import Message, Part
 from anyglot.errors import ConfigError, MediaError
 from anyglot.files import write_text
-from anyglot.inference.anyglot import Anyglot
+from anyglot.inference.anyglot import Anyglot, media_of
 from anyglot.inference.sampling import SamplingConfig
 from anyglot.lm.vocabulary import TEXT
+from anyglot.tokenizers.base import tokenizer_class
 from anyglot.train.device import local_device
 
 
@@ -62,10 +62,12 @@ def load_model(checkpoint: Path, config: GenerateConfig) -> Anyglot:
 
 
 def make_part(modality: str, value: str) -> Part:
-    """A part of a prompt: words, or the path of a file. Raises MediaError if there is no such file."""
+    """A part of a prompt: words, the path of a file, or what is in it where that can be typed. Raises MediaError."""
     if modality == TEXT:
         return Part(TEXT, text=value)
     if not Path(value).is_file():
+        if tokenizer_class(modality).inline:
+            return Part(modality, data=value.encode())
         raise MediaError(f"{value}: no such file; give the path of a file of modality {modality!r}")
     return Part(modality, path=Path(value))
 
@@ -79,8 +81,7 @@ def write_part(model: Anyglot, part: Part, out: Path, name: str) -> Path:
     tokenizer = model.tokenizers[part.type]
     path = out / f"{name}{tokenizer.suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    assert isinstance(part.data, np.ndarray)
-    tokenizer.write(part.data, path)
+    tokenizer.write(media_of(tokenizer, part), path)
     return path
 
 
@@ -102,6 +103,9 @@ def generate(
     (reply,) = model.write([[Message(None, prompt)]], to, config.max_tokens, seed)
     console = Console()
     for number, part in enumerate(reply.parts):
+        if part.type != TEXT and part.data is None:
+            console.print(f"[bold]{part.type}[/]  its codes stand for nothing", highlight=False)
+            continue
         path = write_part(model, part, out, f"{number:02d}-{part.type}")
         console.print(f"[bold]{part.type}[/]  {escape(str(path))}", highlight=False, soft_wrap=True)
         if part.type == TEXT:

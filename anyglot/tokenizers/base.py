@@ -17,42 +17,48 @@ from anyglot.files import atomic_directory, write_json
 from anyglot.tokenizers.spec import CodeSpec
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
 FORMAT = 1
+Medium = Any  # in memory: a NumPy array where that is natural, else an object with len(), such as a molecule of atoms
 
 
 @runtime_checkable
 class ModalityTokenizer(Protocol):
     """Media to codes and back. The module `anyglot.tokenizers.<modality>` exports its class as `TOKENIZER`.
 
-    Media are NumPy arrays: a picture is uint8 `[height, width, 3]`, a sound is float32 `[samples]` in
+    Most media are NumPy arrays: a picture is uint8 `[height, width, 3]`, a sound is float32 `[samples]` in
     [-1, 1] at the tokenizer's own sample rate. `encode` takes unequal sizes and gives the same codes
     as one at a time; `decode(encode(x))` has the size of x wherever the codes can tell it.
     """
 
     modality: ClassVar[str]
     suffix: ClassVar[str]  # of the files that `write` makes: ".png"
+    preview_suffix: ClassVar[str]  # of the files that `preview` makes
+    inline: ClassVar[bool]  # whether a few words can stand for a file: a SMILES, the id of an item
     fingerprint: str  # "" until saved or loaded
 
     @property
     def spec(self) -> CodeSpec: ...
 
-    def read(self, source: str | Path | bytes) -> "np.ndarray":
+    def read(self, source: str | Path | bytes) -> Medium:
         """Decode a file or its bytes; raises MediaError naming the file, or the limit it exceeds."""
         ...
 
-    def write(self, media: "np.ndarray", path: str | Path) -> None:
+    def write(self, media: Medium, path: str | Path) -> None:
         """Write one medium to a file, atomically."""
         ...
 
-    def encode(self, media: Sequence["np.ndarray"]) -> list["Tensor"]:
+    def preview(self, media: Medium, path: str | Path) -> None:
+        """Write what people look at or listen to: a picture, a sound or a film of the medium, or its words."""
+        ...
+
+    def encode(self, media: Sequence[Medium]) -> list["Tensor"]:
         """Codes, int64 `[*grid, levels]`, one array per medium."""
         ...
 
-    def decode(self, codes: Sequence["Tensor"]) -> list["np.ndarray"]:
-        """Media, one per code array."""
+    def decode(self, codes: Sequence["Tensor"]) -> list[Medium]:
+        """Media, one per code array. Raises MediaError for codes that stand for nothing."""
         ...
 
     def codebooks(self) -> list["Tensor"]:

@@ -91,6 +91,11 @@ class TrainingLog:
         if self._writer is not None:
             self._writer.add_audio(name, samples[None], step, sample_rate=rate)
 
+    def words(self, step: int, name: str, text: str) -> None:
+        """Show text."""
+        if self._writer is not None:
+            self._writer.add_text(name, text, step)
+
 
 def read_log(directory: str | Path) -> list[dict[str, Any]]:
     """The lines of a run's `log.jsonl` so far. A last line cut off by a crash is left out."""

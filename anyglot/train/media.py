@@ -10,12 +10,13 @@ import numpy as np
 from anyglot.data.documents import Part
 from anyglot.data.readers import Problem, read, slices
 from anyglot.errors import AnyglotError
-from anyglot.tokenizers.base import ModalityTokenizer
+from anyglot.tokenizers.base import Medium, ModalityTokenizer
 
 logger = logging.getLogger(__name__)
+OBJECT_BYTES = 2048  # what a medium that is no array is taken to need: molecules, items and such are small
 
 
-class MediaCorpus(Sequence[np.ndarray]):
+class MediaCorpus(Sequence[Medium]):
     """A sequence of media, kept in memory up to `cache_bytes`, beyond that read from disk each time.
 
     A medium that cannot be read is reported once and the next one stands in for it, the same on every run.
@@ -25,17 +26,17 @@ class MediaCorpus(Sequence[np.ndarray]):
         self.parts = parts
         self.tokenizer = tokenizer
         self.room = cache_bytes
-        self._cache: dict[int, np.ndarray] = {}
+        self._cache: dict[int, Medium] = {}
         self._bad: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.parts)
 
     @overload
-    def __getitem__(self, index: int) -> np.ndarray: ...
+    def __getitem__(self, index: int) -> Medium: ...
     @overload
-    def __getitem__(self, index: slice) -> list[np.ndarray]: ...
-    def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
+    def __getitem__(self, index: slice) -> list[Medium]: ...
+    def __getitem__(self, index: int | slice) -> Medium | list[Medium]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         for candidate in range(index, index + len(self)):
@@ -44,14 +45,14 @@ class MediaCorpus(Sequence[np.ndarray]):
                 return medium
         raise AnyglotError(f"none of {len(self)} media can be read; the warnings above say why")
 
-    def _read(self, index: int) -> np.ndarray | None:
+    def _read(self, index: int) -> Medium | None:
         if index in self._cache:
             return self._cache[index]
         if index in self._bad:
             return None
         part = self.parts[index]
         try:
-            if isinstance(part.data, np.ndarray):
+            if part.in_memory:
                 return part.data
             source = part.path if part.path is not None else part.data
             assert source is not None
@@ -60,8 +61,9 @@ class MediaCorpus(Sequence[np.ndarray]):
             self._bad.add(index)
             logger.warning("left out of training: %s", error)
             return None
-        if medium.nbytes <= self.room:
-            self.room -= medium.nbytes
+        size = medium.nbytes if isinstance(medium, np.ndarray) else OBJECT_BYTES
+        if size <= self.room:
+            self.room -= size
             self._cache[index] = medium
         return medium
 

@@ -133,10 +133,9 @@ def train(config: TokenizerConfig, where: str, world: Ranks) -> None:
     )
     shown = _heldout(config, model) or [corpus[index] for index in range(min(config.samples, len(corpus)))]
 
-    def batch_of(step: int) -> Tensor:
+    def batch_of(step: int) -> Any:  # a tensor, or what else has `to(device)`
         generator = np.random.default_rng([config.seed, step, world.rank])
-        batch: Tensor = goal.crop(corpus, objective_config, generator, config.batch_size // world.size)
-        return batch
+        return goal.crop(corpus, objective_config, generator, config.batch_size // world.size)
 
     # Where an earlier, interrupted run of the same config got to.
     step, steps, spent = 0, UNKNOWN if config.minutes else config.steps, 0.0
@@ -228,13 +227,14 @@ def train(config: TokenizerConfig, where: str, world: Ranks) -> None:
                     model.train()
         coming.cancel()
 
-    _finish(config, out, model, trained[0], average, step, seconds(), values, world)
+    _finish(config, out, model, corpus, trained[0], average, step, seconds(), values, world)
 
 
 def _finish(
     config: TokenizerConfig,
     out: Path,
     model: nn.Module,
+    corpus: MediaCorpus,
     parameters: list[nn.Parameter],
     average: list[Tensor],
     step: int,
@@ -251,6 +251,8 @@ def _finish(
     tokenizer: Any = model.eval()
     if not tokenizer.quantizer.ready:
         logger.warning("%s: the run was too short to start every codebook; its codes mean little yet", out)
+    with torch.no_grad():
+        tokenizer.finish(corpus)
     tokenizer.save_pretrained(out / "tokenizer")
     done = {"steps": step, "seconds": round(seconds, 1), "fingerprint": tokenizer.fingerprint, "last": values}
     write_json(out / "done.json", {**done, "config": to_mapping(config)})

@@ -110,3 +110,16 @@ def test_key_tells_media_apart(tmp_path):
     other = [Part("image", data=b"b"), Part("speech", data=b"a"), Part("image", path=tmp_path)]
     assert same[0].key == same[1].key
     assert len({part.key for part in same + other}) == 4
+
+
+def test_what_a_file_would_hold_can_stand_in_the_document(here):
+    part = parse_part({"type": "graph", "content": "CCO"}, here)
+    assert (part.type, part.data, part.path) == ("graph", b"CCO", None)
+    assert not part.in_memory
+
+
+def test_media_in_memory_need_be_no_arrays():
+    atoms = ["C", "C", "O"]
+    first, again, other = (Part("graph", data=data) for data in (atoms, atoms, list(atoms)))
+    assert first.in_memory
+    assert first.key == again.key != other.key  # the object itself, whatever is equal to it

@@ -14,9 +14,10 @@ from anyglot.config import typed
 from anyglot.data.documents import Document, Message, Part
 from anyglot.data.shards import ShardInfo, write_shard
 from anyglot.errors import AnyglotError, ConfigError
-from anyglot.eval import checks as checks_module
 from anyglot.eval import language_model as evaluation
-from anyglot.eval.checks import Answer, Checks
+from anyglot.eval import speech
+from anyglot.eval.answers import Answer
+from anyglot.eval.checks import Checks
 from anyglot.eval.documents import load_documents
 from anyglot.inference.anyglot import Anyglot, Reply
 from anyglot.lm.grammar import Turn
@@ -175,13 +176,13 @@ def test_a_picture_of_a_size_that_no_training_picture_has_is_judged_by_its_own(m
 
 def test_speech_is_right_if_the_name_is_heard(model, documents):
     heard = {1: "black cat.", 2: "Green", 3: "an old horse on a hill"}
-    checks = Checks(model, [], transcribe=lambda sound, rate: heard[len(sound)])
+    check = speech.Check(model.tokenizers["speech"], transcribe=lambda sound, rate: heard[len(sound)])
     answers = [answer(d, "speech", data=np.zeros(n + 1, np.float32)) for n, d in enumerate(documents[:3])]
-    figures = checks.judge("speech", answers)
+    figures = check.judge(answers)
     assert [a.right for a in answers] == [True, False, False]
     assert answers[1].note == "heard: Green"
     assert figures == {"wer": 3 / 9, "heard_exactly": 1 / 3}  # apple left out, an put in, house misheard; of 9 words
-    assert checks.judge("speech", [answer(documents[0], "speech")])["wer"] == 1.0
+    assert check.judge([answer(documents[0], "speech")])["wer"] == 1.0
 
 
 def test_text_is_right_if_it_is_the_name(model, documents):
@@ -193,7 +194,7 @@ def test_text_is_right_if_it_is_the_name(model, documents):
 
 def test_nothing_asked_is_no_figure(model):
     assert Checks(model, []).judge("image", []) == {}
-    assert Checks(model, []).judge("video", [object()]) == {}
+    assert Checks(model, []).judge("smell", [object()]) == {}
 
 
 # ---------------------------------------------------------------------- validity
@@ -255,7 +256,7 @@ def test_the_untrained_model_has_other_weights_and_leaves_the_generator_alone(fo
 
 
 def test_a_run_measures_all_directions_and_keeps_samples(folder, monkeypatch, caplog):
-    monkeypatch.setattr(checks_module, "Transcriber", Deaf)
+    monkeypatch.setattr(speech, "Transcriber", Deaf)
     config = mapping(folder, shuffled=str(folder / "shuffled"), free=3, keep=1, names=2, out=str(folder / "whole"))
     with caplog.at_level(logging.WARNING):
         figures = evaluation.run(config, "test")

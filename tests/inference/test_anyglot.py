@@ -266,3 +266,16 @@ def test_a_config_that_no_library_knows_is_one_line(copy):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "model_type": "unheard-of"}))
     fails(copy, AnyglotError, "cannot be loaded")
+
+
+def test_codes_that_stand_for_nothing_cost_their_part_alone(model, caplog, monkeypatch):
+    def refuse(codes):
+        raise MediaError("no such item")
+
+    text, image = Span("text", np.array(model.text.encode("a cat"))), Span("image", np.zeros((2, 3, 1), int))
+    ids = model.grammar.serialise([Turn(None, [text, image])]).ids.tolist()
+    monkeypatch.setattr(model.tokenizers["image"], "decode", refuse)
+    parts = model.read(ids[:1], ids[1:])
+    assert parts[0].text == "a cat"
+    assert (parts[1].data, parts[1].codes.shape) == (None, (2, 3, 1))
+    assert "image codes that stand for nothing: no such item" in caplog.text
