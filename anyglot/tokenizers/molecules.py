@@ -88,7 +88,8 @@ def draw(molecule: Molecule, path: str | Path, size: int = 300) -> None:
     from rdkit.Chem import Draw
 
     with atomic_path(path) as temporary:
-        Draw.MolToImage(to_rdkit(molecule), size=(size, size)).save(temporary, format="PNG")
+        picture = Draw.MolToImage(to_rdkit(molecule), size=(size, size))  # type: ignore[no-untyped-call]
+        picture.save(temporary, format="PNG")
 
 
 def from_smiles(smiles: str, name: str) -> Molecule:
@@ -171,7 +172,7 @@ def unsanitised(molecule: Molecule) -> Any:
     from rdkit import Chem
 
     types = Chem.BondType
-    kinds = (None, types.SINGLE, types.DOUBLE, types.TRIPLE, types.AROMATIC, types.DOUBLE, types.DOUBLE)
+    kinds = (types.ZERO, types.SINGLE, types.DOUBLE, types.TRIPLE, types.AROMATIC, types.DOUBLE, types.DOUBLE)
     tags = (Chem.CHI_UNSPECIFIED, Chem.CHI_TETRAHEDRAL_CCW, Chem.CHI_TETRAHEDRAL_CW)
     mol = Chem.RWMol()
     for number, charge, hydrogens, chirality in molecule.atoms.tolist():
@@ -191,10 +192,10 @@ def unsanitised(molecule: Molecule) -> Any:
             mol.GetAtomWithIdx(first).SetIsAromatic(True)
             mol.GetAtomWithIdx(second).SetIsAromatic(True)
     for first, second, kind in molecule.bonds.tolist():
-        ends = [min((n for n in neighbours[a] if n != b), default=None) for a, b in ((first, second), (second, first))]
-        if kind in (DOUBLE_CIS, DOUBLE_TRANS) and None not in ends:
+        one, two = ([n for n in neighbours[a] if n not in (first, second)] for a in (first, second))
+        if kind in (DOUBLE_CIS, DOUBLE_TRANS) and one and two:
             bond = mol.GetBondBetweenAtoms(first, second)
-            bond.SetStereoAtoms(*ends)
+            bond.SetStereoAtoms(min(one), min(two))
             bond.SetStereo(Chem.BondStereo.STEREOCIS if kind == DOUBLE_CIS else Chem.BondStereo.STEREOTRANS)
     return mol
 
