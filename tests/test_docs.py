@@ -16,6 +16,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SCHEMAS = {  # what the verbs make of a config, by its `stage` or `kind`
     "tokenizer": "anyglot.train.tokenizer:TokenizerConfig",
     "text_tokenizer": "anyglot.train.text_tokenizer:TextTokenizerConfig",
+    "action_tokenizer": "anyglot.train.action_tokenizer:ActionTokenizerConfig",
     "pretrained": "anyglot.train.pretrained:PretrainedStageConfig",
     "quantizer": "anyglot.train.quantizer:QuantizerStageConfig",
     "link_prediction": "anyglot.train.link_prediction:LinkPredictionConfig",

@@ -20,10 +20,12 @@ BY_FOLDER["corpora/moves"] = ("anyglot.data.corpora.moves", "MovesCorpus")
 BY_FOLDER["corpora/vectors"] = ("anyglot.data.corpora.vectors", "VectorsCorpus")
 BY_FOLDER["corpora/graphs"] = ("anyglot.data.corpora.graphs", "GraphsCorpus")
 BY_FOLDER["corpora/molecules"] = ("anyglot.data.corpora.molecules", "MoleculesCorpus")
+BY_FOLDER["corpora/actions"] = ("anyglot.data.corpora.actions", "ActionsCorpus")
 BY_FOLDER["corpora/recorded"] = ("anyglot.data.corpora.recorded", "RecordedCorpus")
 SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot tokenize`
     "tokenizer": ("anyglot.train.tokenizer", "TokenizerConfig"),
     "text_tokenizer": ("anyglot.train.text_tokenizer", "TextTokenizerConfig"),
+    "action_tokenizer": ("anyglot.train.action_tokenizer", "ActionTokenizerConfig"),
     "pretrained": ("anyglot.train.pretrained", "PretrainedStageConfig"),
     "quantizer": ("anyglot.train.quantizer", "QuantizerStageConfig"),
     "link_prediction": ("anyglot.train.link_prediction", "LinkPredictionConfig"),
@@ -48,6 +50,8 @@ def checked(name, overrides=()):
     config = typed(getattr(import_module(module), schema), mapping, name)
     if schema == "PretrainedStageConfig":
         typed(tokenizer_class(MODULES[config.modality]).config_class, config.tokenizer, name)
+    if schema == "ActionTokenizerConfig":
+        typed(tokenizer_class("action").config_class, config.model, name)
     if schema == "TokenizerConfig":
         objective = import_module(f"anyglot.tokenizers.objectives.{config.modality}")
         typed(tokenizer_class(config.modality).config_class, config.model, name)
@@ -62,7 +66,9 @@ def test_there_are_configs_to_check():
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in BASES])
 def test_every_shipped_config_fits_its_schema(name):
     missing = (
-        ["data.files=[a.jsonl]", "out=run"] if name.split("/")[0] in ("image", "speech", "video", "motion") else []
+        ["data.files=[a.jsonl]", "out=run"]
+        if name.split("/")[0] in ("image", "speech", "video", "motion", "action")
+        else []
     )
     missing = ["source=a/directory"] if name.startswith("pretrained/") else missing
     checked(name, missing)

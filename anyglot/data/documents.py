@@ -18,7 +18,7 @@ MODALITY = {  # the names that content parts give their types -> our modality
     "image": "image", "image_url": "image", "input_image": "image",
     "speech": "speech", "audio": "speech", "audio_url": "speech", "input_audio": "speech",
     "video": "video", "video_url": "video", "input_video": "video",
-    "motion": "motion", "graph": "graph", "item": "item",
+    "motion": "motion", "action": "action", "graph": "graph", "item": "item",
 }  # fmt: skip
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 

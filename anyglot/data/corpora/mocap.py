@@ -24,6 +24,7 @@ PREFIX = "humanoid3d_"
 # How many numbers each joint has in a frame: 4 a quaternion, 1 the angle of a hinge. Root, chest, neck, right hip,
 # knee, ankle, shoulder, elbow, then the left ones.
 JOINTS = (4, 4, 4, 4, 1, 4, 4, 1, 4, 1, 4, 4, 1)
+FRAME = 1 + 3 + sum(JOINTS)  # numbers of a frame in the files: how long it lasts, where the root is, the joints
 WIDTH = 1 + 3 + sum(6 if numbers == 4 else 1 for numbers in JOINTS)
 
 
