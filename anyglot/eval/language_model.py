@@ -1,14 +1,15 @@
 """What a trained language model can do: any modality from any other, held against what is right and against baselines.
 
-Documents are aligned: each has one part per modality, of one thing. "Seen" are those whose ids are in the training
-store, the others are held out. All figures go under flat names, `lm.<source>_to_<target>.<figure>_<seen or heldout>`.
+It is asked about sets of aligned documents: each has a part of every modality of its set, of one thing. "Seen" are
+those whose ids are in the set's training store, held out those whose split says so. All figures go under flat names,
+`lm.<source>_to_<target>.<figure>_<seen or heldout>`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import permutations
-from math import log
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,19 +17,18 @@ import numpy as np
 import torch
 
 from anyglot.config import typed
-from anyglot.data.batches import single_pass
 from anyglot.data.documents import Document, Message, Part
 from anyglot.data.progress import JobProgress
 from anyglot.data.shards import TokenStore
 from anyglot.errors import AnyglotError, ConfigError
 from anyglot.eval.answers import Answer
+from anyglot.eval.bits import bits_per_code
 from anyglot.eval.checks import Checks
 from anyglot.eval.documents import load_documents, part_of, parts_of
 from anyglot.files import write_json
 from anyglot.inference.anyglot import Anyglot, media_of
 from anyglot.inference.decode import Request
 from anyglot.inference.sampling import SamplingConfig
-from anyglot.lm.model import LanguageModel
 from anyglot.lm.vocabulary import TEXT
 from anyglot.train.device import local_device
 
@@ -37,28 +37,38 @@ Written = tuple[list[int], list[int]]  # ids of a prompt, and of what was writte
 
 
 @dataclass
+class SetConfig:
+    """documents: JSON lines of aligned documents. seen_store: token store of those that were to be learnt.
+    modalities: every document that has all of them is asked for each from each other. names: how many documents are
+    asked, of the seen and of the held-out ones (0: all); -1: as the whole evaluation says."""
+
+    documents: str
+    seen_store: str
+    modalities: list[str]
+    names: int = -1
+
+
+@dataclass
 class LanguageModelEval:
     """What to measure.
 
-    checkpoint: directory of the model. documents: JSON lines of aligned documents.
-    seen_store: token store of the documents that were to be learnt. heldout_store: bits per code are measured on it,
-    beside the frequencies that codes have in `unigram_stores` (all that was trained on) together.
-    out: folder for metrics.json, samples.json, log.jsonl (progress) and the media. names: seen and held-out names
-    asked for, each (0: all).
-    untrained: also measure the same model with random weights. shuffled: checkpoint of a model trained on pictures
-    with the captions of others. keep: samples of each direction written as files.
-    sampling: per modality; free: documents begun from nothing, to see what the model writes of itself.
+    checkpoint: directory of the model. sets: name -> aligned documents; no two may ask for the same direction.
+    heldout_stores: bits per code are measured on them, beside the frequencies that codes have in `unigram_stores` (all
+    that was trained on) together. out: folder for metrics.json, samples.json, log.jsonl (progress) and the media.
+    names: documents asked about, seen and held-out ones each (0: all).
+    untrained: how many seen documents of each set are also asked of the same model with random weights.
+    shuffled: checkpoint of a model trained on pictures with the captions of others. keep: samples of each direction
+    written as files. sampling: per modality. free: documents begun from nothing, to see what it writes of itself.
     """
 
     kind: str
     checkpoint: str
-    documents: str
-    seen_store: str
+    sets: dict[str, SetConfig]
     unigram_stores: list[str]
-    heldout_store: str
+    heldout_stores: list[str]
     out: str
     names: int = 0
-    untrained: bool = True
+    untrained: int = 16
     shuffled: str = ""
     keep: int = 6
     free: int = 32
@@ -68,9 +78,31 @@ class LanguageModelEval:
     sampling: dict[str, SamplingConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, least in {"names": 0, "keep": 0, "free": 0, "max_tokens": 1, "batch": 1}.items():
+        for name, least in {"names": 0, "untrained": 0, "keep": 0, "free": 0, "max_tokens": 1, "batch": 1}.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if not self.sets or not self.heldout_stores:
+            raise ConfigError("sets and heldout_stores need one entry or more: what to ask about, what to predict")
+        asked = [pair for one in self.sets.values() for pair in permutations(one.modalities, 2)]
+        twice = [pair for pair, number in Counter(asked).items() if number > 1]
+        if twice:
+            raise ConfigError(f"two sets ask for {twice[0][0]} to {twice[0][1]}; leave one out of a set's modalities")
+
+
+@dataclass
+class World:
+    """A set's documents: those that were to be learnt, and those that were held out."""
+
+    name: str
+    modalities: list[str]
+    seen: list[Document]
+    heldout: list[Document]
+    training: list[Document]
+
+    @property
+    def groups(self) -> list[tuple[str, list[Document]]]:
+        """The documents that are asked about."""
+        return [("seen", self.seen), ("heldout", self.heldout)]
 
 
 def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
@@ -78,53 +110,81 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
     config = typed(LanguageModelEval, mapping, where)
     out = Path(config.out)
     model = Anyglot.load(config.checkpoint, local_device(), config.sampling)
-    documents = load_documents([config.documents])
-    store = TokenStore(config.seen_store, model.vocabulary)
-    seen_ids = {store.name(index).split("#")[0] for index in range(len(store))}
-    modalities = model.vocabulary.modality_names
-    whole = [d for d in documents if {part.type for part in parts_of(d)} >= set(modalities)]
-    seen = [document for document in whole if document.id in seen_ids]
-    heldout = [document for document in whole if document.split == "heldout"]
-    if config.names:
-        seen, heldout = seen[: config.names], heldout[: config.names]
-    if not seen:
-        raise AnyglotError(f"{config.documents}: no document of {config.seen_store} has a part of every modality")
+    worlds = [load_world(name, one, model, config.names) for name, one in config.sets.items()]
+    checks = Checks(model, [document for world in worlds for document in world.training])
+    asked = [(world, source, target) for world in worlds for source, target in permutations(world.modalities, 2)]
+    controls = [one for one in asked if TEXT in one[1:]]  # what is asked of the untrained model
+    totals = {f"{source} to {target}": len(world.seen) + len(world.heldout) for world, source, target in asked}
+    totals["from nothing"] = config.free
+    pictured = [world for world in worlds if {TEXT, "image"} <= set(world.modalities)] if config.shuffled else []
+    totals["shuffled"] = sum(len(world.seen) for world in pictured)
+    totals["untrained"] = sum(len(world.seen[: config.untrained]) for world, _, _ in controls)
 
-    metrics: dict[str, float] = {"lm.names_seen": len(seen), "lm.names_heldout": len(heldout)}
-    metrics |= bits_per_code(model, config)
-    checks = Checks(model, [d for d in documents if d.split == "train"])
-    asked = list(permutations(modalities, 2))
-    controls = [pair for pair in asked if TEXT in pair]  # what is asked of the untrained model
-    totals = {f"{source} to {target}": len(seen) + len(heldout) for source, target in asked}
-    totals |= {"from nothing": config.free, "shuffled": bool(config.shuffled) * len(seen)}
-    totals |= {"untrained": config.untrained * len(controls) * len(seen)}
+    metrics: dict[str, float] = {}
+    for world in worlds:
+        metrics |= {f"lm.{world.name}_{group}": len(members) for group, members in world.groups}
+    metrics |= bits_per_code(model, config.heldout_stores, config.unigram_stores)
     directions: dict[str, list[Answer]] = {}
     written: list[Written] = []
     with JobProgress(out, {name: total for name, total in totals.items() if total}) as progress:
-        for source, target in asked:
-            for group, members in (("seen", seen), ("heldout", heldout)):
+        for world, source, target in asked:
+            here: list[Written] = []
+            for group, members in world.groups:
                 tell = partial(progress.advance, f"{source} to {target}")
                 answers = ask(model, members, source, target, config, tell)
                 figures = checks.judge(target, answers)
                 metrics |= {f"lm.{source}_to_{target}.{name}_{group}": value for name, value in figures.items()}
                 directions[f"{source}_to_{target}.{group}"] = answers
-                written += [(answer.reply.prompt, answer.reply.ids) for answer in answers]
+                here += [(answer.reply.prompt, answer.reply.ids) for answer in answers]
+            if target != TEXT:
+                found = validity(model, here)
+                metrics |= {f"lm.{source}_to_{target}.{name.removeprefix('lm.')}": found[name] for name in found}
+            written += here
         written += from_nothing(model, config, partial(progress.advance, "from nothing"))
         metrics |= validity(model, written)
-        if config.shuffled:
+        if pictured:
             shuffled = Anyglot.load(config.shuffled, local_device(), config.sampling)
-            answers = ask(shuffled, seen, TEXT, "image", config, partial(progress.advance, "shuffled"))
-            figures = checks.judge("image", answers)
-            metrics |= {f"lm.text_to_image.{name}_shuffled": value for name, value in figures.items()}
+            for world in pictured:
+                answers = ask(shuffled, world.seen, TEXT, "image", config, partial(progress.advance, "shuffled"))
+                figures = checks.judge("image", answers)
+                metrics |= {f"lm.text_to_image.{name}_shuffled": value for name, value in figures.items()}
         if config.untrained:
             random = untrained(model, config)
-            for source, target in controls:
-                answers = ask(random, seen, source, target, config, partial(progress.advance, "untrained"))
+            for world, source, target in controls:
+                some = world.seen[: config.untrained]
+                answers = ask(random, some, source, target, config, partial(progress.advance, "untrained"))
                 figures = checks.judge(target, answers)
                 metrics |= {f"lm.{source}_to_{target}.{name}_untrained": value for name, value in figures.items()}
     _write_samples(model, directions, config.keep, out)
     write_json(out / "metrics.json", metrics)
     return metrics
+
+
+def load_world(name: str, config: SetConfig, model: Anyglot, names: int) -> World:
+    """A set's documents. Raises AnyglotError if none of those that were to be learnt has all its modalities."""
+    missing = set(config.modalities) - set(model.vocabulary.modality_names)
+    if missing or len(config.modalities) < 2:
+        known = ", ".join(model.vocabulary.modality_names)
+        raise AnyglotError(f"sets.{name}: modalities must be two or more of the model's: {known}")
+    documents = load_documents([config.documents])
+    store = TokenStore(config.seen_store, model.vocabulary)
+    learnt = {store.name(index).split("#")[0] for index in range(len(store))}
+    whole = [d for d in documents if {part.type for part in parts_of(d)} >= set(config.modalities)]
+    limit = names if config.names < 0 else config.names
+    seen = _spread([document for document in whole if document.id in learnt], limit)
+    if not seen:
+        raise AnyglotError(
+            f"sets.{name}: no document of {config.seen_store} has a part of every modality in {config.documents}"
+        )
+    heldout = _spread([document for document in whole if document.split == "heldout"], limit)
+    training = [document for document in documents if document.split == "train"]
+    return World(name, list(config.modalities), seen, heldout, training)
+
+
+def _spread(documents: Sequence[Document], limit: int) -> list[Document]:
+    """`limit` documents (0: all), evenly spaced: neighbours may be much alike."""
+    number = min(limit or len(documents), len(documents))
+    return [documents[index * len(documents) // number] for index in range(number)]
 
 
 def ask(
@@ -158,45 +218,6 @@ def from_nothing(
         written += zip(batch, model.decoder.write(requests), strict=True)
         tell(len(batch))
     return written
-
-
-@torch.no_grad()
-def bits_per_code(model: Anyglot, config: LanguageModelEval) -> dict[str, float]:
-    """Bits per code of each modality on held-out documents, beside the training frequencies' (add-one smoothed)."""
-    vocabulary = model.vocabulary
-    heldout = TokenStore(config.heldout_store, vocabulary)
-    device = model.decoder.head.device
-    counts = torch.ones(vocabulary.size, dtype=torch.float64)
-    for path in config.unigram_stores:
-        counts += torch.from_numpy(TokenStore(path, vocabulary).unigram())
-    log_frequency = torch.zeros(vocabulary.size, dtype=torch.float64)
-    for block in vocabulary.blocks:
-        members = counts[block.start : block.end]
-        log_frequency[block.start : block.end] = (members / members.sum()).log()
-    language_model = LanguageModel(model.model)
-    level = torch.from_numpy(vocabulary.lookup.level)
-    modality = torch.from_numpy(vocabulary.lookup.modality)
-    sums = {name: np.zeros(3) for name in vocabulary.modality_names}  # ids, nats of the model, nats of the frequencies
-    length = max(int(heldout.lengths.max()), 256)
-    for batch in single_pass(heldout, length, 8):
-        tensors = [
-            torch.from_numpy(value).to(device)
-            for value in (batch.input_ids, batch.position_ids, batch.document_ids, batch.labels, batch.weights)
-        ]
-        nll = language_model(*tensors).nll.cpu().double()
-        labels = tensors[3].flatten().cpu()
-        counted = tensors[4].flatten().cpu() > 0
-        for index, name in enumerate(vocabulary.modality_names):
-            of_this = counted & (modality[labels.clamp(min=0)] == index)
-            of_this &= (level[labels.clamp(min=0)] >= 0) | (name == TEXT)
-            sums[name] += [int(of_this.sum()), float(nll[of_this].sum()), -float(log_frequency[labels[of_this]].sum())]
-    figures: dict[str, float] = {}
-    for name, (number, nats, unigram) in sums.items():
-        if number:
-            unit = "token" if name == TEXT else "code"
-            figures[f"lm.bits_per_{name}_{unit}_heldout"] = float(nats / number / log(2))
-            figures[f"lm.bits_per_{name}_{unit}_heldout_unigram"] = float(unigram / number / log(2))
-    return figures
 
 
 def validity(model: Anyglot, written: Sequence[Written]) -> dict[str, float]:

@@ -87,11 +87,14 @@ def initialise_codes(model: Any, vocabulary: Vocabulary, codebooks: Mapping[str,
     The size stays that of the model's own initialisation; `OWN` of each row remains its own.
 
     Args:
-        codebooks: modality -> vectors `[size, dim]` of each level.
+        codebooks: modality -> vectors `[size, dim]` of each level. Sub-codes have no vectors of their own: modalities
+            whose codes are written as several are left as they are.
     """
     rows = model.get_input_embeddings().weight
     generator = torch.Generator().manual_seed(seed)
     for name, levels in codebooks.items():
+        if vocabulary.modality(name).factors > 1:
+            continue
         for level, vectors in enumerate(levels):
             block = vocabulary.named_blocks[f"{name}.{level}"]
             own = rows[block.start : block.end]

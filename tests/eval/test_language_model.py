@@ -17,6 +17,7 @@ from anyglot.errors import AnyglotError, ConfigError
 from anyglot.eval import language_model as evaluation
 from anyglot.eval import speech
 from anyglot.eval.answers import Answer
+from anyglot.eval.bits import bits_per_code
 from anyglot.eval.checks import Checks
 from anyglot.eval.documents import load_documents
 from anyglot.inference.anyglot import Anyglot, Reply
@@ -77,14 +78,18 @@ def model(folder):
     return Anyglot.load(folder / "model")
 
 
-def mapping(folder, **more):
+def mapping(folder, seen="train", modalities=("text", "image", "speech"), **more):
+    names = {
+        "documents": str(folder / "documents.jsonl"),
+        "seen_store": str(folder / seen),
+        "modalities": list(modalities),
+    }
     return {
         "kind": "language_model",
         "checkpoint": str(folder / "model"),
-        "documents": str(folder / "documents.jsonl"),
-        "seen_store": str(folder / "train"),
+        "sets": {"names": names},
         "unigram_stores": [str(folder / "train")],
-        "heldout_store": str(folder / "heldout"),
+        "heldout_stores": [str(folder / "heldout")],
         "out": str(folder / "out"),
         "max_tokens": 30,
         **more,
@@ -109,7 +114,7 @@ def test_bits_per_code_equal_brute_force(folder, model):
                 nats[name].append(-float(log_probabilities[place - 1, token]))
                 of_block = int(((seen >= block.start) & (seen < block.end)).sum())
                 unigram[name].append(-log((int((seen == token).sum()) + 1) / (of_block + block.size)))
-    figures = evaluation.bits_per_code(model, typed(evaluation.LanguageModelEval, mapping(folder)))
+    figures = bits_per_code(model, [str(folder / "heldout")], [str(folder / "train")])
     expected = {}
     for name, unit in (("text", "token"), ("image", "code"), ("speech", "code")):
         expected[f"lm.bits_per_{name}_{unit}_heldout"] = np.mean(nats[name]) / log(2)
@@ -270,7 +275,7 @@ def test_a_run_measures_all_directions_and_keeps_samples(folder, monkeypatch, ca
                 figures
             )
     assert figures["lm.text_to_speech.heard_exactly_seen"] == 0.5  # black cat, of two
-    assert figures["lm.span_validity"] == 1.0
+    assert figures["lm.span_validity"] == figures["lm.text_to_image.span_validity"] == 1.0
     assert figures["lm.spans_written"] >= 4 * 4
     assert figures["lm.text_to_image.nearest_is_right_shuffled"] == figures["lm.text_to_image.nearest_is_right_seen"]
     assert {"lm.text_to_image.nearest_is_right_untrained", "lm.speech_to_text.exact_untrained"} <= set(figures)
@@ -288,11 +293,31 @@ def test_a_run_measures_all_directions_and_keeps_samples(folder, monkeypatch, ca
 
 
 def test_a_run_without_a_name_of_its_training_is_refused(folder):
-    with pytest.raises(AnyglotError, match="no document of .*heldout has a part of every modality"):
-        evaluation.run(mapping(folder, seen_store=str(folder / "heldout")), "test")
+    with pytest.raises(AnyglotError, match="sets.names: no document of .*heldout has a part of every modality"):
+        evaluation.run(mapping(folder, seen="heldout"), "test")
 
 
-@pytest.mark.parametrize(("key", "value"), [("batch", 0), ("max_tokens", 0), ("names", -1), ("keep", -1), ("free", -1)])
+def test_sets_that_cannot_be_asked_are_refused(folder):
+    with pytest.raises(AnyglotError, match="sets.names: modalities must be two or more of .*: text, image, speech"):
+        evaluation.run(mapping(folder, modalities=["text", "video"]), "test")
+    config = mapping(folder)
+    config["sets"]["again"] = {**config["sets"]["names"], "modalities": ["speech", "text"]}
+    with pytest.raises(ConfigError, match="two sets ask for (text to speech|speech to text)"):
+        evaluation.run(config, "test")
+
+
+def test_those_asked_are_spread_over_all(folder, model):
+    config = typed(evaluation.LanguageModelEval, mapping(folder)).sets["names"]
+    all_, two = (evaluation.load_world("names", config, model, names) for names in (0, 2))
+    assert [d.id for d in all_.seen] == ["name_0", "name_1", "name_2"]
+    assert [d.id for d in two.seen] == ["name_0", "name_1"]
+    config.names = 1
+    assert [d.id for d in evaluation.load_world("names", config, model, 2).heldout] == ["name_4"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("batch", 0), ("max_tokens", 0), ("names", -1), ("keep", -1), ("free", -1), ("untrained", -1)]
+)
 def test_numbers_that_cannot_be_are_refused(folder, key, value):
     with pytest.raises(ConfigError, match=f"{key} must be at least"):
         typed(evaluation.LanguageModelEval, mapping(folder, **{key: value}))
