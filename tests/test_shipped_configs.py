@@ -17,6 +17,7 @@ BY_FOLDER = {"corpora/demo": ("anyglot.data.corpora.demo", "DemoCorpus")}
 BY_FOLDER["corpora/clips"] = ("anyglot.data.corpora.clips", "ClipsCorpus")
 BY_FOLDER["corpora/mocap"] = ("anyglot.data.corpora.mocap", "MocapCorpus")
 BY_FOLDER["corpora/moves"] = ("anyglot.data.corpora.moves", "MovesCorpus")
+BY_FOLDER["corpora/signs"] = ("anyglot.data.corpora.signs", "SignsCorpus")
 BY_FOLDER["corpora/vectors"] = ("anyglot.data.corpora.vectors", "VectorsCorpus")
 BY_FOLDER["corpora/graphs"] = ("anyglot.data.corpora.graphs", "GraphsCorpus")
 BY_FOLDER["corpora/molecules"] = ("anyglot.data.corpora.molecules", "MoleculesCorpus")

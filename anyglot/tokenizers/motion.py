@@ -17,6 +17,8 @@ from torch import Tensor
 from anyglot.errors import AnyglotError, MediaError
 from anyglot.files import atomic_path
 from anyglot.tokenizers import quantizers
+from anyglot.tokenizers.clips import write_clip
+from anyglot.tokenizers.figures import figure
 from anyglot.tokenizers.module import TokenizerModule
 from anyglot.tokenizers.networks.motion_conv import MotionConvConfig, MotionDecoder, MotionEncoder
 from anyglot.tokenizers.quantizers.base import Quantized
@@ -30,7 +32,9 @@ class MotionConfig:
     """features: numbers per frame. fps: frames a second. network: shape of encoder and decoder. dim: width of the
     latents. quantizer: {"type": ..., and its fields}. max_frames: longer motions are refused. groups: where each run of
     features ends that shares one standard deviation, e.g. HumanML3D's [1, 3, 4, 67, 193, 259, 263]; empty:
-    each has its own. batch_frames: how many frames `encode` and `decode` put through the network at once."""
+    each has its own. batch_frames: how many frames `encode` and `decode` put through the network at once. skeleton:
+    whose features they are, one of `figures.FIGURES`, so that motions can be drawn and measured as joints; empty: not
+    known."""
 
     features: int = 263
     fps: float = 20.0
@@ -40,6 +44,7 @@ class MotionConfig:
     max_frames: int = 4096
     groups: list[int] = field(default_factory=list)
     batch_frames: int = 16384
+    skeleton: str = ""
 
 
 @dataclass
@@ -57,6 +62,7 @@ class MotionTokenizer(TokenizerModule):
     config_class: ClassVar[type] = MotionConfig
     config: MotionConfig
     suffix: ClassVar[str] = ".npy"
+    preview_suffix: ClassVar[str] = ".mp4"
     mean: Tensor
     std: Tensor
 
@@ -66,6 +72,7 @@ class MotionTokenizer(TokenizerModule):
             raise AnyglotError(
                 f"groups: ends of runs of features, ascending, the last one {config.features}; got {config.groups}"
             )
+        self.figure = figure(config.skeleton, config.features) if config.skeleton else None
         self.encoder = MotionEncoder(config.network, config.features, config.dim)
         self.quantizer = quantizers.build(config.quantizer, config.dim, "quantizer")
         self.decoder = MotionDecoder(config.network, config.features, config.dim)
@@ -158,6 +165,15 @@ class MotionTokenizer(TokenizerModule):
         """Write a motion as `.npy`, atomically."""
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, media)
+
+    def preview(self, media: np.ndarray, path: str | Path) -> None:
+        """Write a film, MP4 or GIF by the path's ending: the moving figure, or a bar for every feature if the skeleton
+        is not known."""
+        from anyglot.tokenizers.drawing import draw, draw_bars
+
+        mean, std = self.mean.cpu().numpy(), self.std.cpu().numpy()
+        frames = draw_bars((media - mean) / std) if self.figure is None else draw(self.figure, media)
+        write_clip(frames, self.config.fps, path)
 
     def _checked(self, motion: np.ndarray, name: str) -> int:
         """How many codes a motion has."""

@@ -7,8 +7,9 @@ import torch
 from anyglot.config import typed
 from anyglot.errors import AnyglotError, ConfigError, MediaError
 from anyglot.tokenizers.base import ModalityTokenizer, load_tokenizer
+from anyglot.tokenizers.clips import read_clip
 from anyglot.tokenizers.motion import MotionConfig, MotionTokenizer
-from anyglot.tokenizers.networks.motion_conv import MotionConvConfig
+from anyglot.tokenizers.networks.motion_conv import MotionConvConfig, MotionDecoder
 from anyglot.tokenizers.objectives.motion import MotionObjective, MotionObjectiveConfig, crop
 
 QUANTIZERS = {
@@ -130,3 +131,40 @@ def test_training_lowers_the_error():
     assert set(terms) == {"features", "velocity", "stressed", "quantizer"}
     assert np.mean(found[-10:]) < 0.5 * np.mean(found[:10])
     assert crop([media[0][:5]], config, np.random.default_rng(0), 2).shape == (2, 16, WIDTH)  # the last frame is held
+
+
+def test_previews_are_films_where_the_skeleton_is_known(tmp_path):
+    pytest.importorskip("av", reason="PyAV is not installed: pip install 'anyglot[video]'")
+    (plain,) = motions(4)
+    make().preview(plain, tmp_path / "bars.mp4")
+    assert len(read_clip(tmp_path / "bars.mp4", 0, 0, 10**6, 99)) == 4
+    tokenizer = make(features=63, skeleton="humanoid", fps=30.0)
+    assert tokenizer.preview_suffix == ".mp4"
+    motion = np.random.default_rng(0).standard_normal((7, 63)).astype(np.float32)
+    for ending in ("mp4", "gif"):
+        tokenizer.preview(motion, tmp_path / f"film.{ending}")
+        frames = read_clip(tmp_path / f"film.{ending}", 0, 0, 10**6, 99)
+        assert len(frames) == 7
+    with pytest.raises(ConfigError, match="skeleton"):
+        make(skeleton="humanoid")
+
+
+def test_folding_frames_keeps_their_number_and_order():
+    tokenizer = make(network={"width": 16, "halvings": 1, "blocks": 1, "patch": 3})
+    assert tokenizer.spec.axes[0].units == 6
+    media = motions(12, 5)
+    codes = tokenizer.encode(media)
+    assert [len(code) for code in codes] == [2, 1]
+    assert [len(motion) for motion in tokenizer.decode(codes)] == [12, 6]
+    # What changes in one place changes the output there, not elsewhere: frames are unfolded as they were folded.
+    network = MotionConvConfig(width=8, halvings=0, blocks=0, patch=4)
+    decoder = MotionDecoder(network, WIDTH, 8)
+    latents = torch.zeros(1, 9, 8)
+    moved = latents.clone()
+    moved[0, 4] = 1
+    changed = (decoder(latents) != decoder(moved)).any(-1)[0]
+    assert changed[8:28].all()
+    assert not changed[:8].any()
+    assert not changed[28:].any()
+    with pytest.raises(ConfigError, match="patch"):
+        MotionConvConfig(patch=0)

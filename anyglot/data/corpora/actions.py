@@ -65,7 +65,7 @@ def run(mapping: dict[str, Any], out: Path, where: str) -> None:
 def pieces(frames: np.ndarray, config: ActionsCorpus) -> Iterator[tuple[str, str, np.ndarray]]:
     """(kind, split, actions float32 [time, features]) of a clip's frames; the last share of it is held out."""
     if frames.shape[1] == mocap.FRAME:
-        pose = mocap.features(mocap.resample(frames, config.fps))
+        pose = mocap.features(mocap.resample(frames, config.fps))[:, :-1]  # no motor turns the heading
         kinds = {"joints": pose, "steps": np.concatenate([pose[:-1], np.diff(pose, axis=0)], axis=1)}
     else:
         times = np.concatenate([[0.0], np.cumsum(frames[:-1, 0])])

@@ -1,9 +1,7 @@
 """Motion capture out of the pybullet package: 15 clips of one person (from the CMU and SFU databases, by DeepMimic).
 
 Written below the output folder: motion/NAME-SPLIT.npy and motion.jsonl, a document per piece: its name and the motion.
-A frame is 62 numbers: the root's height, its way since the frame before (3, seen from the root), then rotations as the
-first two columns of their matrices (6 each: root without its heading, chest, neck, hips, ankles, shoulders) and angles
-(knees and elbows).
+A frame is 63 numbers: see `anyglot.tokenizers.humanoid`.
 """
 
 import json
@@ -18,14 +16,13 @@ from anyglot.config import typed
 from anyglot.data.progress import JobProgress
 from anyglot.errors import ConfigError
 from anyglot.files import atomic_path
+from anyglot.tokenizers import humanoid
+from anyglot.tokenizers.skeleton import about, to_six
 
 FOLDER = "pybullet_data/data/motions/"
 PREFIX = "humanoid3d_"
-# How many numbers each joint has in a frame: 4 a quaternion, 1 the angle of a hinge. Root, chest, neck, right hip,
-# knee, ankle, shoulder, elbow, then the left ones.
-JOINTS = (4, 4, 4, 4, 1, 4, 4, 1, 4, 1, 4, 4, 1)
+JOINTS, WIDTH = humanoid.JOINTS, humanoid.FEATURES
 FRAME = 1 + 3 + sum(JOINTS)  # numbers of a frame in the files: how long it lasts, where the root is, the joints
-WIDTH = 1 + 3 + sum(6 if numbers == 4 else 1 for numbers in JOINTS)
 
 
 @dataclass
@@ -83,11 +80,12 @@ def resample(frames: np.ndarray, fps: float) -> np.ndarray:
 
 
 def features(frames: np.ndarray) -> np.ndarray:
-    """Frames `[n, 43]` (root position, then joints as `JOINTS`) as float32 `[n, 62]`; see the module."""
+    """Frames `[n, 43]` (root position, then joints as `JOINTS`) as float32 `[n, 63]`; see `humanoid`."""
     position, place, parts = frames[:, :3], 3, []
     root = _matrices(frames[:, 3:7])
     heading = np.arctan2(root[:, 0, 2], root[:, 2, 2])  # of the root's z axis, about y
-    back = _about_y(-heading)
+    turns = np.angle(np.exp(1j * np.diff(heading, prepend=heading[0])))  # by the shorter way
+    back = about(1, -heading)
     way = np.einsum("nij,nj->ni", back, np.diff(position, axis=0, prepend=position[:1]))
     for numbers in JOINTS:
         block = frames[:, place : place + numbers]
@@ -95,9 +93,9 @@ def features(frames: np.ndarray) -> np.ndarray:
             parts.append(block)
         else:
             matrices = back @ root if place == 3 else _matrices(block)
-            parts.append(matrices[:, :, :2].swapaxes(1, 2).reshape(len(block), 6))
+            parts.append(to_six(matrices))
         place += numbers
-    return np.concatenate([position[:, 1:2], way, *parts], axis=1).astype(np.float32)
+    return np.concatenate([position[:, 1:2], way, *parts, turns[:, None]], axis=1).astype(np.float32)
 
 
 def _matrices(quaternions: np.ndarray) -> np.ndarray:
@@ -109,10 +107,3 @@ def _matrices(quaternions: np.ndarray) -> np.ndarray:
         (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
     ]
     return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
-
-
-def _about_y(angle: np.ndarray) -> np.ndarray:
-    """Rotation matrices `[n, 3, 3]` about y."""
-    half = angle / 2
-    zero = np.zeros_like(half)
-    return _matrices(np.stack([np.cos(half), zero, np.sin(half), zero], axis=1))

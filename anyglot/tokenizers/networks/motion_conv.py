@@ -13,22 +13,24 @@ from anyglot.errors import ConfigError
 
 @dataclass
 class MotionConvConfig:
-    """width: of all hidden layers. halvings: how often the number of frames is halved. blocks: residual blocks at each
-    length, whose dilation is dilation^0, dilation^1, ...; largest first."""
+    """patch: how many frames are folded into one place first; more than 1 makes small networks faster. width: of all
+    hidden layers. halvings: how often the number of places is halved then. blocks: residual blocks at each length but
+    that of the frames, whose dilation is dilation^0, dilation^1, ...; largest first."""
 
+    patch: int = 1
     width: int = 512
     halvings: int = 2
     blocks: int = 3
     dilation: int = 3
 
     def __post_init__(self) -> None:
-        if self.width < 1 or self.halvings < 0 or self.blocks < 0 or self.dilation < 1:
-            raise ConfigError("network: width and dilation must be >= 1, halvings and blocks >= 0")
+        if min(self.patch, self.width) < 1 or self.halvings < 0 or self.blocks < 0 or self.dilation < 1:
+            raise ConfigError("network: patch, width and dilation must be >= 1, halvings and blocks >= 0")
 
     @property
     def stride(self) -> int:
         """Frames per code."""
-        return int(2**self.halvings)
+        return int(self.patch * 2**self.halvings)
 
 
 class DilatedBlock(nn.Module):
@@ -52,14 +54,17 @@ class MotionEncoder(nn.Module):
 
     def __init__(self, config: MotionConvConfig, features: int, dim: int) -> None:
         super().__init__()
-        width = config.width
-        layers: list[nn.Module] = [nn.Conv1d(features, width, 3, padding=1), nn.ReLU()]
+        self.patch, width = config.patch, config.width
+        layers: list[nn.Module] = [nn.Conv1d(features * self.patch, width, 3, padding=1)]
+        layers += [nn.ReLU()] if self.patch == 1 else _blocks(config)
         for _ in range(config.halvings):
             layers += [nn.Conv1d(width, width, 4, stride=2, padding=1), *_blocks(config)]
         self.layers = nn.Sequential(*layers, nn.Conv1d(width, dim, 3, padding=1))
 
     def forward(self, motions: Tensor) -> Tensor:
-        return self.layers(motions.transpose(1, 2)).transpose(1, 2)
+        batch, frames, features = motions.shape
+        folded = motions.reshape(batch, frames // self.patch, self.patch * features)
+        return self.layers(folded.transpose(1, 2)).transpose(1, 2)
 
 
 class MotionDecoder(nn.Module):
@@ -67,12 +72,17 @@ class MotionDecoder(nn.Module):
 
     def __init__(self, config: MotionConvConfig, features: int, dim: int) -> None:
         super().__init__()
-        width = config.width
-        layers: list[nn.Module] = [nn.Conv1d(dim, width, 3, padding=1), nn.ReLU()]
+        self.patch, width = config.patch, config.width
+        layers: list[nn.Module] = [nn.Conv1d(dim, width, 3, padding=1)]
+        layers += [nn.ReLU()] if self.patch == 1 else []
         for _ in range(config.halvings):
             layers += [*_blocks(config), nn.Upsample(scale_factor=2), nn.Conv1d(width, width, 3, padding=1)]
-        last = [nn.Conv1d(width, width, 3, padding=1), nn.ReLU(), nn.Conv1d(width, features, 3, padding=1)]
+        last: list[nn.Module] = (
+            [nn.Conv1d(width, width, 3, padding=1), nn.ReLU()] if self.patch == 1 else _blocks(config)
+        )
+        last += [nn.Conv1d(width, features * self.patch, 3, padding=1)]
         self.layers = nn.Sequential(*layers, *last)
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.layers(latents.transpose(1, 2)).transpose(1, 2)
+        folded = self.layers(latents.transpose(1, 2)).transpose(1, 2)
+        return folded.reshape(len(latents), -1, folded.shape[2] // self.patch)
