@@ -68,7 +68,7 @@ def test_there_are_configs_to_check():
 def test_every_shipped_config_fits_its_schema(name):
     missing = (
         ["data.files=[a.jsonl]", "out=run"]
-        if name.split("/")[0] in ("image", "speech", "video", "motion", "action")
+        if name.split("/")[0] in ("image", "speech", "video", "motion", "graph", "action")
         else []
     )
     missing = ["source=a/directory"] if name.startswith("pretrained/") else missing

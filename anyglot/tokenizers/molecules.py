@@ -85,11 +85,18 @@ def write(molecule: Molecule, path: str | Path) -> None:
 
 def draw(molecule: Molecule, path: str | Path, size: int = 300) -> None:
     """Write a picture, size x size pixels, as `.png`, atomically."""
-    from rdkit.Chem import Draw
+    from PIL import Image
 
     with atomic_path(path) as temporary:
-        picture = Draw.MolToImage(to_rdkit(molecule), size=(size, size))  # type: ignore[no-untyped-call]
-        picture.save(temporary, format="PNG")
+        Image.fromarray(picture(molecule, size)).save(temporary, format="PNG")
+
+
+def picture(molecule: Molecule, size: int = 200) -> np.ndarray:
+    """The structural formula, uint8 `[size, size, 3]`."""
+    from rdkit.Chem import Draw
+
+    drawn = Draw.MolToImage(to_rdkit(molecule), size=(size, size))  # type: ignore[no-untyped-call]
+    return np.asarray(drawn.convert("RGB"))
 
 
 def from_smiles(smiles: str, name: str) -> Molecule:
@@ -100,11 +107,11 @@ def from_smiles(smiles: str, name: str) -> Molecule:
         mol = Chem.MolFromSmiles(smiles)
     if mol is None or mol.GetNumAtoms() == 0:
         raise MediaError(f"{name}: no valid SMILES of a molecule; correct or remove it")
-    return from_rdkit(mol, name)
+    return from_rdkit(mol, name, smiles)
 
 
-def from_rdkit(mol: Any, name: str = "molecule") -> Molecule:
-    """A sanitised RDKit molecule; `name` is what errors call it.
+def from_rdkit(mol: Any, name: str = "molecule", parsed: str = "") -> Molecule:
+    """A sanitised RDKit molecule; `name` is what errors call it, `parsed` the SMILES that it was just made of, if so.
 
     Raises MediaError for what a Molecule does not hold: several components, isotopes, radicals, wildcards, odd bonds.
     """
@@ -113,13 +120,18 @@ def from_rdkit(mol: Any, name: str = "molecule") -> Molecule:
     smiles = Chem.MolToSmiles(mol)
     if "." in smiles:
         raise MediaError(f"{name}: {smiles.count('.') + 1} molecules where one connected one is expected; split it")
-    mol = Chem.MolFromSmiles(smiles)
+    mol = mol if smiles == parsed else Chem.MolFromSmiles(smiles)
     if mol is None:
         raise MediaError(f"{name}: RDKit does not read back its own SMILES {smiles!r}; correct or remove it")
     return Molecule(
         np.array([_atom(atom, name) for atom in mol.GetAtoms()], dtype=np.int64),
         np.array(sorted(_bond(bond, name) for bond in mol.GetBonds()), dtype=np.int64).reshape(-1, 3),
     )
+
+
+def canonical(molecule: Molecule) -> Molecule:
+    """The same molecule with its atoms in canonical order. Raises MediaError if there can be no such molecule."""
+    return from_rdkit(to_rdkit(molecule))
 
 
 def to_rdkit(molecule: Molecule) -> Any:
