@@ -1,4 +1,7 @@
-"""Video tokenizer: causal 3-D convolutional encoder, any quantizer, decoder (MAGVIT-v2, Yu et al., arXiv:2310.05737).
+"""Video tokenizer: causal encoder, any quantizer, causal decoder.
+
+The networks are 3-D convolutions (MAGVIT-v2, Yu et al., arXiv:2310.05737) or transformers (C-ViViT, Villegas et al.,
+arXiv:2210.02399).
 
 The first frame has codes of its own, every further `time_stride` frames share theirs: a clip of one frame is a picture,
 and the same weights code both. Encoder and decoder are causal and stream.
@@ -11,26 +14,35 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from anyglot.errors import AnyglotError, MediaError
+from anyglot.config import typed
+from anyglot.errors import AnyglotError, ConfigError, MediaError
 from anyglot.tokenizers import quantizers
 from anyglot.tokenizers.clips import read_clip, write_clip
 from anyglot.tokenizers.module import TokenizerModule
 from anyglot.tokenizers.networks.causal import State
 from anyglot.tokenizers.networks.causal_video import VideoConvConfig, VideoDecoder, VideoEncoder
+from anyglot.tokenizers.networks.video_transformer import (
+    VideoTransformerConfig,
+    VideoTransformerDecoder,
+    VideoTransformerEncoder,
+)
 from anyglot.tokenizers.quantizers.base import Quantized
 from anyglot.tokenizers.spec import Axis, CodeSpec
+
+SHAPES: dict[str, type[Any]] = {"conv": VideoConvConfig, "transformer": VideoTransformerConfig}
 
 
 @dataclass
 class VideoConfig:
-    """network: shape of encoder and decoder. quantizer: {"type": ..., and its fields}. dim: width of the latents.
-    fps: frames a second that clips are read and written at. shorter_side: pixels that files are scaled down to, 0 for
-    as they are. max_side, max_pixels, max_frames: larger frames and longer clips are refused.
+    """network: {"type": "conv" (the default) or "transformer", and the fields of `VideoConvConfig` or
+    `VideoTransformerConfig`}: shape of encoder and decoder. quantizer: {"type": ..., and its fields}. dim: width of the
+    latents. fps: frames a second that clips are read and written at. shorter_side: pixels that files are scaled down
+    to, 0 for as they are. max_side, max_pixels, max_frames: larger frames and longer clips are refused.
     batch_pixels: how many pixels, of all frames, `encode` and `decode` put through the network at once."""
 
-    network: VideoConvConfig = field(default_factory=VideoConvConfig)
+    network: dict[str, Any] = field(default_factory=dict)
     quantizer: dict[str, Any] = field(default_factory=dict)
     dim: int = 18
     fps: float = 8.0
@@ -39,6 +51,17 @@ class VideoConfig:
     max_pixels: int = 1024 * 1024
     max_frames: int = 257
     batch_pixels: int = 1024 * 1024
+
+    def __post_init__(self) -> None:
+        self.shape()
+
+    def shape(self) -> VideoConvConfig | VideoTransformerConfig:
+        """The network's fields, checked. Raises ConfigError."""
+        fields = dict(self.network)
+        kind = fields.pop("type", "conv")
+        if kind not in SHAPES:
+            raise ConfigError(f"network.type: one of {', '.join(SHAPES)}, got {kind!r}")
+        return typed(SHAPES[kind], fields, "network")
 
 
 @dataclass
@@ -60,10 +83,16 @@ class VideoTokenizer(TokenizerModule):
 
     def __init__(self, config: VideoConfig) -> None:
         super().__init__(config)
-        self.encoder = VideoEncoder(config.network, config.dim)
+        shape = config.shape()
+        self.encoder: nn.Module
+        self.decoder: nn.Module
+        if isinstance(shape, VideoConvConfig):
+            self.encoder, self.decoder = VideoEncoder(shape, config.dim), VideoDecoder(shape, config.dim)
+        else:
+            self.encoder = VideoTransformerEncoder(shape, config.dim)
+            self.decoder = VideoTransformerDecoder(shape, config.dim)
         self.quantizer = quantizers.build(config.quantizer, config.dim, "quantizer")
-        self.decoder = VideoDecoder(config.network, config.dim)
-        self.stride, self.time_stride = config.network.stride, config.network.time_stride
+        self.stride, self.time_stride = shape.stride, shape.time_stride
 
     @property
     def spec(self) -> CodeSpec:

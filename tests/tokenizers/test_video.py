@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from anyglot.config import typed
-from anyglot.errors import AnyglotError, MediaError
+from anyglot.errors import AnyglotError, ConfigError, MediaError
 from anyglot.tokenizers.base import ModalityTokenizer, load_tokenizer
 from anyglot.tokenizers.clips import read_clip, write_clip
 from anyglot.tokenizers.networks.discriminator import ClipDiscriminator
@@ -27,6 +27,9 @@ QUANTIZERS = {
 }
 
 
+TRANSFORMER = {"type": "transformer", "patch": 8, "group": 4, "width": 16, "heads": 2, "layers": ["space", "time"]}
+
+
 def make(quantizer="lfq", **fields):
     torch.manual_seed(0)
     mapping = {"network": NETWORK, "dim": 6, "quantizer": QUANTIZERS[quantizer], "max_side": 64, "max_frames": 40}
@@ -41,9 +44,10 @@ def clips(*sizes):
     return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
 
 
+@pytest.mark.parametrize("network", [NETWORK, TRANSFORMER], ids=["conv", "transformer"])
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
-def test_unequal_clips_give_the_same_codes_as_one_at_a_time(quantizer):
-    tokenizer = make(quantizer)
+def test_unequal_clips_give_the_same_codes_as_one_at_a_time(quantizer, network):
+    tokenizer = make(quantizer, network=network)
     assert isinstance(tokenizer, ModalityTokenizer)
     media = clips((5, 16, 16), (1, 16, 16), (2, 17, 9), (5, 16, 16), (17, 8, 8))
     codes = tokenizer.encode(media)
@@ -59,16 +63,18 @@ def test_unequal_clips_give_the_same_codes_as_one_at_a_time(quantizer):
     assert all(clip.dtype == np.uint8 for clip in decoded)
 
 
-def test_a_picture_is_a_clip_of_one_frame():
-    tokenizer = make()
+@pytest.mark.parametrize("network", [NETWORK, TRANSFORMER], ids=["conv", "transformer"])
+def test_a_picture_is_a_clip_of_one_frame(network):
+    tokenizer = make(network=network)
     (clip,) = clips((9, 16, 16))
     whole, first = tokenizer.encode([clip, clip[:1]])
     assert torch.equal(whole[:1], first)
     np.testing.assert_array_equal(tokenizer.decode([whole])[0][:1], tokenizer.decode([first])[0])
 
 
-def test_a_stream_gives_the_codes_and_frames_of_the_whole():
-    tokenizer = make()
+@pytest.mark.parametrize("network", [NETWORK, TRANSFORMER], ids=["conv", "transformer"])
+def test_a_stream_gives_the_codes_and_frames_of_the_whole(network):
+    tokenizer = make(network=network)
     (clip,) = clips((13, 16, 16))
     codes = tokenizer.encode([clip])[0]
     x = torch.from_numpy(clip)[None].permute(0, 4, 1, 2, 3).float() / 127.5 - 1
@@ -86,8 +92,9 @@ def test_a_stream_gives_the_codes_and_frames_of_the_whole():
     assert (together[0].permute(1, 2, 3, 0).int() - whole.int()).abs().max() <= 1
 
 
-def test_save_and_load(tmp_path):
-    tokenizer = make("residual")
+@pytest.mark.parametrize("network", [NETWORK, TRANSFORMER], ids=["conv", "transformer"])
+def test_save_and_load(tmp_path, network):
+    tokenizer = make("residual", network=network)
     media = clips((5, 16, 16), (3, 9, 16))
     tokenizer.save_pretrained(tmp_path / "video")
     again = load_tokenizer(tmp_path / "video")
@@ -115,6 +122,16 @@ def test_bad_clips_are_named():
         tokenizer.decode([torch.zeros(2, 2, 1, dtype=torch.int64)])
     with pytest.raises(AnyglotError, match="1 more than a multiple of 4"):
         tokenizer(torch.zeros(1, 3, 4, 16, 16))
+
+
+def test_networks_are_chosen_by_type():
+    for network, message in [
+        ({"type": "recurrent"}, "network.type: one of conv, transformer, got 'recurrent'"),
+        ({"type": "transformer", "channels": [8]}, "channels"),
+        ({"patch": 2, "layers": ["space"]}, "layers"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            make(network=network)
 
 
 def moving_square(frames=12, side=32):

@@ -14,6 +14,7 @@ from torch.nn.functional import group_norm, interpolate, pad, pixel_shuffle, pix
 
 from anyglot.errors import ConfigError
 from anyglot.tokenizers.networks.causal import Causal, CausalResidual, CausalSequential, State
+from anyglot.tokenizers.networks.video_attention import AxialAttention
 
 
 @dataclass
@@ -21,26 +22,34 @@ class VideoConvConfig:
     """Shape of both networks; the decoder mirrors the encoder.
 
     patch: side of the pixel blocks folded into channels at the entrance. channels: width at each resolution, finest
-    first; each further entry halves height and width. halve_time: for each of those halvings, whether it halves the
-    number of frames too: T frames become 1 + ceil((T - 1) / 2), the first staying alone. kernel: of the convolutions
-    over time. blocks, decoder_blocks: residual blocks per resolution. groups: of the group normalisation.
+    first; each further entry is a step down. halve_time: for each step, whether it halves the number of frames: T of
+    them become 1 + ceil((T - 1) / 2), the first staying alone. halve_space: for each, whether it halves height and
+    width; [] for all. kernel: of the convolutions over time. blocks, decoder_blocks: residual blocks per resolution.
+    groups: of the group normalisation. factorised: each 3-D convolution is one over space, then one over time (VidTok,
+    arXiv:2412.13061). axial_heads: heads of the axial attention (VideoGPT) after the residual blocks of the coarsest
+    resolution, 0 for none.
     """
 
     patch: int = 1
     channels: list[int] = field(default_factory=lambda: [64, 128, 256])
     halve_time: list[bool] = field(default_factory=lambda: [True, True])
+    halve_space: list[bool] = field(default_factory=list)
     kernel: int = 3
     blocks: int = 2
     decoder_blocks: int = 2
     groups: int = 32
+    factorised: bool = False
+    axial_heads: int = 0
 
     def __post_init__(self) -> None:
         if self.patch < 1 or self.blocks < 0 or self.decoder_blocks < 0 or not self.channels:
             raise ConfigError("network: patch must be >= 1, blocks >= 0 and channels not empty")
-        if len(self.halve_time) != len(self.channels) - 1:
-            raise ConfigError(
-                f"network.halve_time: one entry for each halving, {len(self.channels) - 1}, got {len(self.halve_time)}"
-            )
+        self.halve_space = self.halve_space or [True] * (len(self.channels) - 1)
+        for key, entries in (("halve_time", self.halve_time), ("halve_space", self.halve_space)):
+            if len(entries) != len(self.channels) - 1:
+                raise ConfigError(
+                    f"network.{key}: one entry for each step down, {len(self.channels) - 1}, got {len(entries)}"
+                )
         if self.kernel < 2 and any(self.halve_time):
             raise ConfigError(f"network.kernel: must be 2 or more where time is halved, got {self.kernel}")
         if self.kernel < 1:
@@ -48,11 +57,13 @@ class VideoConvConfig:
         for width in self.channels:
             if width % self.groups:
                 raise ConfigError(f"network.channels: {width} is not a multiple of network.groups ({self.groups})")
+        if self.axial_heads < 0 or (self.axial_heads and self.channels[-1] % self.axial_heads):
+            raise ConfigError(f"network.axial_heads: 0 or a divisor of {self.channels[-1]}, got {self.axial_heads}")
 
     @property
     def stride(self) -> int:
         """Pixels per code along each side."""
-        return int(self.patch * 2 ** (len(self.channels) - 1))
+        return int(self.patch * 2 ** sum(self.halve_space))
 
     @property
     def time_stride(self) -> int:
@@ -97,15 +108,18 @@ class FrameNorm(nn.GroupNorm):
 
 
 class Upsample3d(Causal):
-    """Double height and width, and time if asked: each frame becomes two, but the first of a stream stays one."""
+    """Double height and width, and time, if asked: each frame becomes two, but the first of a stream stays one."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, double_time: bool) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, config: VideoConvConfig, double_time: bool, double_space: bool
+    ) -> None:
         super().__init__()
-        self.double_time = double_time
-        self.conv = CausalConv3d(inputs, outputs * (2 if double_time else 1), kernel)
+        self.double_time, self.double_space = double_time, double_space
+        self.conv = _convolution(inputs, outputs * (2 if double_time else 1), config)
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
-        x = interpolate(x, scale_factor=(1.0, 2.0, 2.0), mode="nearest") if x.shape[2] else _grown(x)
+        if self.double_space:
+            x = interpolate(x, scale_factor=(1.0, 2.0, 2.0), mode="nearest") if x.shape[2] else _grown(x)
         y, new = self.conv(x, state)
         if self.double_time:
             batch, channels, time, height, width = y.shape
@@ -120,12 +134,28 @@ def _grown(x: Tensor) -> Tensor:
     return x.new_zeros(*x.shape[:3], 2 * x.shape[3], 2 * x.shape[4])
 
 
+def _convolution(
+    inputs: int, outputs: int, config: VideoConvConfig, time_stride: int = 1, stride: int = 1
+) -> CausalConv3d | CausalSequential:
+    """A convolution over space and time, in one or, factorised, in two."""
+    if not config.factorised:
+        return CausalConv3d(inputs, outputs, config.kernel, 3, time_stride, stride)
+    space = CausalConv3d(inputs, outputs, 1, 3, 1, stride)
+    return CausalSequential(space, CausalConv3d(outputs, outputs, config.kernel, 1, time_stride, 1))
+
+
 def _residual(width: int, config: VideoConvConfig) -> CausalResidual:
-    second = CausalConv3d(width, width, config.kernel)
-    nn.init.zeros_(second.conv.weight)  # starts as the identity
-    first = CausalConv3d(width, width, config.kernel)
+    second = _convolution(width, width, config)
+    last = second if isinstance(second, CausalConv3d) else second.layers[-1]
+    assert isinstance(last, CausalConv3d)
+    nn.init.zeros_(last.conv.weight)  # starts as the identity
+    first = _convolution(width, width, config)
     norms = (FrameNorm(config.groups, width) for _ in range(2))
     return CausalResidual(CausalSequential(next(norms), nn.SiLU(), first, next(norms), nn.SiLU(), second))
+
+
+def _attention(config: VideoConvConfig) -> list[nn.Module]:
+    return [AxialAttention(config.channels[-1], config.axial_heads)] if config.axial_heads else []
 
 
 class VideoEncoder(nn.Module):
@@ -135,13 +165,13 @@ class VideoEncoder(nn.Module):
         super().__init__()
         widths = config.channels
         self.patch = config.patch
-        layers: list[nn.Module] = [CausalConv3d(3 * config.patch**2, widths[0], config.kernel)]
+        layers: list[nn.Module] = [_convolution(3 * config.patch**2, widths[0], config)]
         for level, width in enumerate(widths):
             if level:
-                halve = config.halve_time[level - 1]
-                layers.append(CausalConv3d(widths[level - 1], width, config.kernel, 3, 2 if halve else 1, 2))
+                time_stride, stride = (2 if h[level - 1] else 1 for h in (config.halve_time, config.halve_space))
+                layers.append(_convolution(widths[level - 1], width, config, time_stride, stride))
             layers += [_residual(width, config) for _ in range(config.blocks)]
-        self.layers = CausalSequential(*layers)
+        self.layers = CausalSequential(*layers, *_attention(config))
         self.norm = FrameNorm(config.groups, widths[-1])
         self.exit = CausalConv3d(widths[-1], dim, 1, side=1)
 
@@ -159,14 +189,15 @@ class VideoDecoder(nn.Module):
         super().__init__()
         widths = config.channels
         self.patch = config.patch
-        layers: list[nn.Module] = [CausalConv3d(dim, widths[-1], config.kernel)]
+        layers: list[nn.Module] = [_convolution(dim, widths[-1], config), *_attention(config)]
         for level in reversed(range(len(widths))):
             layers += [_residual(widths[level], config) for _ in range(config.decoder_blocks)]
             if level:
-                layers.append(Upsample3d(widths[level], widths[level - 1], config.kernel, config.halve_time[level - 1]))
+                double = config.halve_time[level - 1], config.halve_space[level - 1]
+                layers.append(Upsample3d(widths[level], widths[level - 1], config, *double))
         self.layers = CausalSequential(*layers)
         self.norm = FrameNorm(config.groups, widths[0])
-        self.exit = CausalConv3d(widths[0], 3 * config.patch**2, config.kernel)
+        self.exit = _convolution(widths[0], 3 * config.patch**2, config)
 
     def forward(self, latents: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Every latent frame gives `time_stride` frames at once, the first of a stream one."""

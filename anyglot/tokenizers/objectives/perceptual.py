@@ -23,6 +23,11 @@ class PerceptualLoss(nn.Module):
         self._network = [network]  # in a list, so that it is no submodule: checkpoints need not hold it
         self.stages = stages
 
+    @property
+    def network(self) -> nn.Module:
+        """The feature network."""
+        return self._network[0]
+
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """Scalar distance of pictures `[batch, 3, height, width]` in [-1, 1], in fp32; no gradient to `target`."""
         network = self._network[0].to(output.device)

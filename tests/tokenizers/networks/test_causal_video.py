@@ -22,6 +22,9 @@ KINDS = {
     "first": {"halve_time": [True, False]},
     "none": {"halve_time": [False, False]},
     "short": {"halve_time": [True, True], "kernel": 2},
+    "time first": {"halve_time": [True, True], "halve_space": [False, True], "patch": 4},
+    "factorised": {"halve_time": [True, True], "factorised": True},
+    "axial": {"halve_time": [True, False], "axial_heads": 2},
     "long": {"halve_time": [False, True], "kernel": 4},
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -123,7 +126,7 @@ def test_norm_is_that_of_each_frame_alone() -> None:
 
 
 def test_upsampling_doubles_all_frames_but_the_first() -> None:
-    layer = Upsample3d(4, 4, 3, double_time=True)
+    layer = Upsample3d(4, 4, config("both"), double_time=True, double_space=True)
     y, state = layer(torch.randn(1, 4, 3, 2, 2))
     assert y.shape == (1, 4, 5, 4, 4)
     assert layer(torch.randn(1, 4, 2, 2, 2), state)[0].shape == (1, 4, 4, 4, 4)
@@ -161,7 +164,7 @@ def test_networks_of_other_shapes_do_not_inflate() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"halve_time": [True]}, "halve_time: one entry for each halving, 2"),
+        ({"halve_time": [True]}, "halve_time: one entry for each step down, 2"),
         ({"halve_time": [True, True], "kernel": 1}, "kernel: must be 2"),
         ({"channels": [8, 9, 16]}, "not a multiple"),
         ({"channels": []}, "channels not empty"),
