@@ -17,7 +17,8 @@ from anyglot.files import write_json, write_text
 from anyglot.train.log import read_log
 
 TEMPLATE = Path(__file__).with_name("report.html")
-MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".wav": "audio/wav", ".mp4": "video/mp4"}
+MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".gif": "image/gif", ".wav": "audio/wav", ".mp4": "video/mp4"}
+WORDS = (".txt", ".json", ".smi")  # shown as they are
 
 
 @dataclass
@@ -106,6 +107,27 @@ class Direction:
 
 
 @dataclass
+class Cell:
+    """One modality from another. trained: whether the model learnt it. seen, heldout, validity: keys in metrics.json of
+    what was measured of learnt documents, of others, and of spans; "" for what was not."""
+
+    trained: bool
+    seen: str = ""
+    heldout: str = ""
+    validity: str = ""
+
+
+@dataclass
+class Matrix:
+    """Source by target. targets: modality -> what is measured of it. cells: source -> target -> cell."""
+
+    title: str
+    what: str
+    targets: dict[str, str]
+    cells: dict[str, dict[str, Cell]]
+
+
+@dataclass
 class Report:
     """All that the page says beyond `metrics.json` and the logs.
 
@@ -116,6 +138,7 @@ class Report:
     summary: str
     commands: list[str]
     facts: dict[str, str]
+    matrix: Matrix | None = None
     sections: list[Section] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
@@ -134,6 +157,7 @@ class Report:
             return Report(
                 **{
                     **value,
+                    "matrix": _matrix(value["matrix"]) if value.get("matrix") else None,
                     "sections": [_section(item) for item in value.get("sections", [])],
                     "stages": [Stage(**item) for item in value.get("stages", [])],
                     "comparisons": [_comparison(item) for item in value.get("comparisons", [])],
@@ -157,10 +181,15 @@ def build(directory: str | Path) -> Path:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["uri"] = lambda path: _uri(run / path)
     environment.filters["spectrogram"] = lambda path: _data(spectrogram_png(run / path), "image/png")
+    environment.filters["words"] = lambda path: _words(run / path)
     environment.filters["number"] = _number
+    environment.tests["words"] = lambda path: path.endswith(WORDS)
     figures = [figure for section in report.sections for figure in section.figures]
     verdicts = [figure.met(metrics) for figure in figures]
     named = {figure.name for figure in figures} | {key for figure in figures for key in figure.baselines.values()}
+    if report.matrix:
+        cells = [cell for row in report.matrix.cells.values() for cell in row.values()]
+        named |= {key for cell in cells for key in (cell.seen, cell.heldout, cell.validity)}
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         report=report,
         metrics=metrics,
@@ -187,6 +216,14 @@ def _number(value: Any, digits: int = 2) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
 
 
+def _words(path: Path) -> str:
+    """What a text file says."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise AnyglotError(f"{path}: the report names it, but it cannot be read ({error})") from error
+
+
 def _uri(path: Path) -> str:
     if path.suffix.lower() not in MEDIA_TYPES:
         raise AnyglotError(f"{path}: the report shows {', '.join(MEDIA_TYPES)} files")
@@ -208,6 +245,11 @@ def _read(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise AnyglotError(f"{path}: not valid JSON ({error})") from error
     return value
+
+
+def _matrix(value: dict[str, Any]) -> Matrix:
+    cells = {source: {target: Cell(**cell) for target, cell in row.items()} for source, row in value["cells"].items()}
+    return Matrix(**{**value, "cells": cells})
 
 
 def _section(value: dict[str, Any]) -> Section:

@@ -14,7 +14,7 @@ from PIL import Image
 from anyglot.errors import AnyglotError, MediaError
 from anyglot.eval import report
 from anyglot.eval.plots import running_mean, spectrogram_png
-from anyglot.eval.report import Comparison, Direction, Figure, Pair, Part, Report, Sample, Section, Stage
+from anyglot.eval.report import Cell, Comparison, Direction, Figure, Matrix, Pair, Part, Report, Sample, Section, Stage
 
 HOSTILE = '<script>alert("x")</script> & <b>'
 
@@ -169,3 +169,29 @@ def test_a_broken_sound_is_named(tmp_path):
     (tmp_path / "broken.wav").write_bytes(b"")
     with pytest.raises(MediaError, match=re.escape("broken.wav")):
         spectrogram_png(tmp_path / "broken.wav")
+
+
+def test_the_matrix_says_what_was_trained_and_measured(run):
+    asked = Cell(True, "lm.text_to_image.right_seen", "lm.text_to_image.right_heldout", "lm.text_to_image.validity")
+    cells = {"text": {"text": Cell(True), "image": asked}, "image": {"text": Cell(False), "image": Cell(False)}}
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics |= {asked.seen: 0.75, asked.validity: 1.0}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    loaded = Report.load(run)
+    loaded.matrix = Matrix("Source by target", "What it can do.", {"text": "exact", "image": "nearest is right"}, cells)
+    loaded.save(run)
+    assert Report.load(run).matrix == loaded.matrix
+    words = " ".join(Page(report.build(run).read_text("utf-8").replace("<", " <")).text.split())
+    assert "from to text exact to image nearest is right" in words
+    assert "text trained 0.75 learnt not measured held out 1.00 valid image · ·" in words
+
+
+def test_words_of_a_file_are_shown(run):
+    (run / "item.txt").write_text(HOSTILE)
+    loaded = Report.load(run)
+    loaded.directions[0].samples[0].answer = [Part("item", path="item.txt")]
+    loaded.save(run)
+    assert Page(report.build(run).read_text("utf-8")).text.count(HOSTILE) == 4
+    (run / "item.txt").unlink()
+    with pytest.raises(AnyglotError, match="item.txt: the report names it, but it cannot be read"):
+        report.build(run)
