@@ -4,6 +4,8 @@ Written below the output folder:
     motion/MOVE-SPLIT-NUMBER.npy                 a piece of a movement, in the features of `mocap`, at motion_fps
     video/MOVE-SPLIT-NUMBER-VIEW-COLOUR.mp4      the same span of time filmed, at fps
     moves.jsonl                                  a document for every film: what it shows, the film, the motion
+    paired.jsonl                                 of these, few enough to be learnt by heart: of each movement the first
+                                                 piece of each split, from `paired_views`, in the first colour
     settings.json                                what it was made with; written first
 The last share of each movement's time is held out; pieces of the rest overlap each other, but never reach into it. Each
 motion frame number `k * motion_fps / fps` is what video frame k shows.
@@ -51,6 +53,7 @@ class MovesCorpus:
     moves: list[str] = field(default_factory=list)
     views: list[str] = field(default_factory=lambda: list(VIEWS))
     colours: list[str] = field(default_factory=lambda: list(COLOURS))
+    paired_views: list[str] = field(default_factory=lambda: ["the front", "the left"])
     workers: int = 0
 
     def __post_init__(self) -> None:
@@ -60,7 +63,11 @@ class MovesCorpus:
             raise ConfigError(f"motion_fps must be a multiple of fps={self.fps:g}, got {self.motion_fps:g}")
         if self.side < 16:
             raise ConfigError("side must be 16 or more")
-        for key, names, valid in (("views", self.views, VIEWS), ("colours", self.colours, COLOURS)):
+        for key, names, valid in (
+            ("views", self.views, VIEWS),
+            ("colours", self.colours, COLOURS),
+            ("paired_views", self.paired_views, self.views),
+        ):
             if not names or not set(names) <= set(valid):
                 raise ConfigError(f"{key}: one or more of {', '.join(valid)}, got {names}")
 
@@ -73,7 +80,7 @@ def run(mapping: dict[str, Any], out: Path, where: str) -> None:
     """
     config = typed(MovesCorpus, mapping, where)
     _settle(out, config)
-    lines, shots = [], []
+    lines, paired, shots = [], [], []
     for name, frames in movements(config.moves).items():
         poses = resample(frames, config.motion_fps)
         motion = features(poses)
@@ -92,9 +99,12 @@ def run(mapping: dict[str, Any], out: Path, where: str) -> None:
                         {"type": "motion", "path": f"motion/{stem}.npy"},
                     ]
                     lines.append(json.dumps({"id": film, "split": split, "parts": parts}) + "\n")
+                    if number == 0 and view in config.paired_views and colour == config.colours[0]:
+                        paired.append(lines[-1])
     with JobProgress(out, {"films": len(shots)}) as progress:
         for done in render_all(shots, config.side, config.fps, config.workers or len(os.sched_getaffinity(0))):
             progress.reach("films", done)
+    write_text(out / "paired.jsonl", "".join(paired))
     write_text(out / "moves.jsonl", "".join(lines))
 
 

@@ -39,6 +39,14 @@ def documents(folder: Path) -> dict[str, dict]:
     return {line["id"]: line for line in map(json.loads, (folder / "moves.jsonl").read_text().splitlines())}
 
 
+def test_some_are_few_enough_to_be_learnt_by_heart(corpus: Path) -> None:
+    paired = [json.loads(line)["id"] for line in (corpus / "paired.jsonl").read_text().splitlines()]
+    wanted = {f"{move}-{split}-0-{view}-red" for move in ("run", "getup_faceup") for split in ("train", "heldout")
+              for view in ("the_front", "the_left")}  # fmt: skip
+    assert len(paired) == len(wanted)
+    assert set(paired) == wanted
+
+
 def film(folder: Path, document: dict) -> np.ndarray:
     return read_clip(folder / document["parts"][1]["path"], 0, 0, 10**6, 100).astype(int)
 
