@@ -1,13 +1,15 @@
 """The documents that an evaluation asks about, and their parts."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from anyglot.data.documents import Document, Part
 from anyglot.data.readers import Problem, read, slices
 from anyglot.lm.vocabulary import TEXT
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -22,6 +24,12 @@ def load_documents(files: Iterable[str | Path]) -> list[Document]:
                 else:
                     found.append(item)
     return found
+
+
+def spread(items: Sequence[T], limit: int) -> list[T]:
+    """`limit` of the items (0: all), evenly spaced: neighbours may be much alike."""
+    number = min(limit or len(items), len(items))
+    return [items[index * len(items) // number] for index in range(number)]
 
 
 def parts_of(document: Document) -> list[Part]:

@@ -24,7 +24,7 @@ from anyglot.errors import AnyglotError, ConfigError
 from anyglot.eval.answers import Answer
 from anyglot.eval.bits import bits_per_code
 from anyglot.eval.checks import Checks
-from anyglot.eval.documents import load_documents, part_of, parts_of
+from anyglot.eval.documents import load_documents, part_of, parts_of, spread
 from anyglot.files import write_json
 from anyglot.inference.anyglot import Anyglot, media_of
 from anyglot.inference.decode import Request
@@ -171,20 +171,14 @@ def load_world(name: str, config: SetConfig, model: Anyglot, names: int) -> Worl
     learnt = {store.name(index).split("#")[0] for index in range(len(store))}
     whole = [d for d in documents if {part.type for part in parts_of(d)} >= set(config.modalities)]
     limit = names if config.names < 0 else config.names
-    seen = _spread([document for document in whole if document.id in learnt], limit)
+    seen = spread([document for document in whole if document.id in learnt], limit)
     if not seen:
         raise AnyglotError(
             f"sets.{name}: no document of {config.seen_store} has a part of every modality in {config.documents}"
         )
-    heldout = _spread([document for document in whole if document.split == "heldout"], limit)
+    heldout = spread([document for document in whole if document.split == "heldout"], limit)
     training = [document for document in documents if document.split == "train"]
     return World(name, list(config.modalities), seen, heldout, training)
-
-
-def _spread(documents: Sequence[Document], limit: int) -> list[Document]:
-    """`limit` documents (0: all), evenly spaced: neighbours may be much alike."""
-    number = min(limit or len(documents), len(documents))
-    return [documents[index * len(documents) // number] for index in range(number)]
 
 
 def ask(

@@ -11,7 +11,7 @@ import numpy as np
 from anyglot.config import typed
 from anyglot.data.documents import Document
 from anyglot.errors import AnyglotError, ConfigError
-from anyglot.eval.documents import load_documents, parts_of, text_of
+from anyglot.eval.documents import load_documents, parts_of, spread, text_of
 from anyglot.files import write_json
 from anyglot.inference.anyglot import media_of
 from anyglot.tokenizers.base import ModalityTokenizer, load_tokenizer
@@ -76,9 +76,9 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
 
 
 def _items(tokenizer: ModalityTokenizer, documents: Sequence[Document], limit: int) -> list[Item]:
-    """The documents' media of the tokenizer's modality, the first `limit` (0: all)."""
+    """The documents' media of the tokenizer's modality, `limit` of them (0: all), evenly spaced."""
     found = [(d, part) for d in documents for part in parts_of(d) if part.type == tokenizer.modality]
-    chosen = found[:limit] if limit else found
+    chosen = spread(found, limit)
     return [Item(media_of(tokenizer, part), text_of(document) or document.id) for document, part in chosen]
 
 
