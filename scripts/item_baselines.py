@@ -19,9 +19,14 @@ def popularity(training: Sequence[np.ndarray], items: int, queries: Sequence[np.
 
 
 def item_knn(
-    training: Sequence[np.ndarray], items: int, queries: Sequence[np.ndarray], neighbours: int, recent: int, shrink: float
+    training: Sequence[np.ndarray],
+    items: int,
+    queries: Sequence[np.ndarray],
+    neighbours: int,
+    recent: int,
+    shrink: float,
 ) -> np.ndarray:
-    """Sum over the last `recent` items of a history (0: all) of the cosine of their users, to the nearest `neighbours`."""
+    """Sum of cosines (of who chose them) to the last `recent` items of a history, 0: all, of `neighbours` of each."""
     chosen = np.zeros((len(training), items))
     for user, history in enumerate(training):
         chosen[user, history] = 1
@@ -85,7 +90,9 @@ class SASRec(nn.Module):
         self.eval()
         found = []
         for start in range(0, len(queries), batch):
-            rows, lasts = _padded([q[-self.config.length :] for q in queries[start : start + batch]], self.items.padding_idx)
+            rows, lasts = _padded(
+                [q[-self.config.length :] for q in queries[start : start + batch]], self.items.padding_idx
+            )
             states = self(rows)[torch.arange(len(rows)), lasts]
             found.append(states @ self.items.weight[:-1].T)
         self.train()

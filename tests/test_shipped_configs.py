@@ -22,6 +22,7 @@ BY_FOLDER["corpora/vectors"] = ("anyglot.data.corpora.vectors", "VectorsCorpus")
 BY_FOLDER["corpora/graphs"] = ("anyglot.data.corpora.graphs", "GraphsCorpus")
 BY_FOLDER["corpora/molecules"] = ("anyglot.data.corpora.molecules", "MoleculesCorpus")
 BY_FOLDER["corpora/actions"] = ("anyglot.data.corpora.actions", "ActionsCorpus")
+BY_FOLDER["corpora/movielens"] = ("anyglot.data.corpora.movielens", "MovieLensCorpus")
 BY_FOLDER["corpora/recorded"] = ("anyglot.data.corpora.recorded", "RecordedCorpus")
 SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot tokenize`
     "tokenizer": ("anyglot.train.tokenizer", "TokenizerConfig"),

@@ -1,13 +1,13 @@
 """RecBole's atomic files: tables whose header says what each column holds, `user_id:token  rating:float`, by tabs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from anyglot.errors import AnyglotError
 
 Column = list[Any]
-KINDS = {
+KINDS: dict[str, Callable[[str], Any]] = {
     "token": str,
     "float": float,
     "token_seq": lambda cell: cell.split(),

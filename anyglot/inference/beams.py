@@ -138,7 +138,7 @@ def beam_search(
 
 
 def _mask(tries: Sequence[Trie], prefixes: list[list[Prefix]], logits: Tensor) -> Tensor:
-    """bool `[rows, beams, size]` as `logits`: which codes may follow each prefix; none after one that does not occur."""
+    """bool `[rows, beams, size]` as `logits`: which codes may follow each prefix."""
     mask = np.zeros(logits.shape, dtype=bool)
     for row, (trie, of_row) in enumerate(zip(tries, prefixes, strict=True)):
         for beam, prefix in enumerate(of_row):

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from anyglot.errors import ConfigError, MediaError
-from anyglot.files import write_json
+from anyglot.files import write_json, write_text
 from anyglot.tokenizers import quantizers
 from anyglot.tokenizers.module import TokenizerModule
 from anyglot.tokenizers.networks.mlp import MLP
-from anyglot.tokenizers.networks.sentences import WIDTH, embed
+from anyglot.tokenizers.networks.sentences import WIDTH, embed, embed_one
 from anyglot.tokenizers.quantizers.base import Quantized
 from anyglot.tokenizers.quantizers.fitted import FittedQuantizer
 from anyglot.tokenizers.semantic_ids import buckets, reassigned, with_digit
@@ -79,6 +79,8 @@ class ItemTokenizer(TokenizerModule):
     config_class: ClassVar[type] = ItemConfig
     config: ItemConfig
     suffix: ClassVar[str] = ".json"
+    preview_suffix: ClassVar[str] = ".txt"
+    inline: ClassVar[bool] = True
     mean: Tensor
     scale: Tensor
     embeddings: Tensor
@@ -161,9 +163,9 @@ class ItemTokenizer(TokenizerModule):
         for item in media:
             if self.place(item.id) is not None:
                 raise MediaError(f"item {item.id!r} is in the catalogue already; give a new one another id")
-            (codes,), vector = self.encode([item]), self._embedded([item])
+            (codes,) = self.encode([item])
             table = torch.cat([self.table, codes[None].to(self.table.device)])
-            self._know([*self.catalogue, item], torch.cat([self.embeddings, vector]))
+            self._know([*self.catalogue, item], torch.cat([self.embeddings, self.embedding_of(item)[None]]))
             self._fix(table)
 
     def place(self, item: str) -> int | None:
@@ -173,6 +175,11 @@ class ItemTokenizer(TokenizerModule):
     def items_of(self, codes: Sequence[int]) -> list[Item]:
         """All items of the catalogue that have these codes; more than one only without a treatment of collisions."""
         return [self.catalogue[index] for index in self._of.get(tuple(codes), [])] if self.catalogue else []
+
+    def embedding_of(self, item: Item) -> Tensor:
+        """The embedding [384] of an item's text, as it is."""
+        place = self.place(item.id)
+        return self.embeddings[place] if place is not None else embed_one(item.text, self.config.tokens).to(self.device)
 
     # ------------------------------------------------------------------ the autoencoder
 
@@ -204,7 +211,7 @@ class ItemTokenizer(TokenizerModule):
 
     @torch.no_grad()
     def decode(self, codes: Sequence[Tensor]) -> list[Item]:
-        """Codes `[levels]` to items; of several with the same codes, the first. Raises MediaError if no item has them."""
+        """Codes `[levels]` to items; of several that share them, the first. Raises MediaError if no item has them."""
         items = []
         for code in codes:
             if code.shape != (len(self.spec.levels),):
@@ -245,6 +252,15 @@ class ItemTokenizer(TokenizerModule):
         """Write an item as JSON, atomically."""
         write_json(path, {"id": media.id, "text": media.text})
 
+    def preview(self, media: Item, path: str | Path) -> None:
+        """Write what the item is, in words."""
+        write_text(path, f"{media.text}\n")
+
+    def codebooks(self) -> list[Tensor]:
+        """The vectors of every level's codes; digits, which are alike in nothing, are orthogonal."""
+        digits = [torch.eye(size, device=self.device) for size in self.spec.levels[len(self.quantizer.levels) :]]
+        return [*super().codebooks(), *digits]
+
     # ------------------------------------------------------------------ steps of the above
 
     def _checked(self, item: Item) -> Item:
@@ -267,9 +283,6 @@ class ItemTokenizer(TokenizerModule):
         self.table = table.to(self.device)
         self._catalogue = []
 
-    def _embedded(self, items: Sequence[Item]) -> Tensor:
-        return embed([item.text for item in items], self.config.tokens).to(self.device)
-
     def _costs(self, latents: Tensor, codes: Tensor, members: list[int]) -> Tensor:
         """Squared distances [members, size] to the codes that items share with each last one."""
         size = self.quantizer.levels[-1]
@@ -279,9 +292,7 @@ class ItemTokenizer(TokenizerModule):
 
     def _new_codes(self, items: Sequence[Item]) -> list[Tensor]:
         """Codes of items that the table does not have: those of the quantizer, the last one free."""
-        known = [self.place(item.id) for item in items]  # in training, before there is a table
-        vectors = self.embeddings[known] if None not in known else self._embedded(items)
-        latents = self.encoder(self.normalised(vectors))
+        latents = self.encoder(self.normalised(torch.stack([self.embedding_of(item) for item in items])))
         codes = self.quantizer.encode(latents).cpu()
         if self.config.collisions == "digit":
             codes = torch.cat([codes, torch.zeros(len(codes), 1, dtype=torch.int64)], 1)
@@ -294,7 +305,7 @@ class ItemTokenizer(TokenizerModule):
         """The best last code under the item's first ones that no item has."""
         prefix = tuple(codes[index, :-1].tolist())
         size = self.spec.levels[-1]
-        order = range(size)
+        order = list(range(size))
         if self.config.collisions == "sinkhorn":
             order = self._costs(latents, codes, [index])[0].argsort(stable=True).tolist()
         for code in order:

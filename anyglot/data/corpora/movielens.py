@@ -7,7 +7,8 @@ Written below the output folder:
                             two; "valid", "test": all but the last, or all, loss on the last item alone
     tasks.jsonl             LC-Rec's other tasks, all "train": text to item, item to text, titles of a history to the
                             next item
-    collaborative.safetensors   `vectors` fp32 [items, width] from training histories, in the order of items.jsonl
+    collaborative.safetensors   `vectors` fp32 [items, width] from training histories, of the items of split "train", in
+                            the order of items.jsonl
     movielens.json          the config, asset hash and counts; written last
 Items are named by their id alone where the tokenizer learns them, held-out ones bring their text.
 """
@@ -83,7 +84,8 @@ def run(mapping: dict[str, Any], out: Path, where: str) -> None:
         "histories.jsonl": _write(out / "histories.jsonl", history_documents(histories, parts, config)),
         "tasks.jsonl": _write(out / "tasks.jsonl", task_documents(histories, texts, parts, config)),
     }
-    _save(out / "collaborative.safetensors", collaborative_vectors(histories, config.collaborative))
+    learned = [splits[item] == "train" for item in histories.items]
+    _save(out / "collaborative.safetensors", collaborative_vectors(histories, config.collaborative)[learned])
     write_json(record, {**described, "counts": {**counts, "users": len(histories.users)}})
 
 
@@ -118,7 +120,7 @@ def item_part(item: str, text: str, known: bool, **more: Any) -> dict[str, Any]:
 
 
 def item_documents(texts: dict[str, str], splits: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """A document per item, its text first; the item brings id and text, from which the tokenizer's catalogue is made."""
+    """A document per item, its text first; the item brings id and text, of which a catalogue is made."""
     for item, text in texts.items():
         parts = [{"type": "text", "text": text}, item_part(item, text, known=False)]
         yield {"id": item, "split": splits[item], "parts": parts}

@@ -1,6 +1,8 @@
 """Sentence embeddings by MiniLM-L6-v2, from its package."""
 
 from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,13 +20,7 @@ def embed(texts: Sequence[str], tokens: int, report: Callable[[int], None] | Non
 
     tokens: of a text that are read at most. Raises AssetError if the package cannot be had.
     """
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    folder = assets.extract(ASSET)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer, model = _network()
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # batches of like lengths: little padding
     embedded = torch.zeros(len(texts), WIDTH)
     for start in range(0, len(order), BATCH):
@@ -38,3 +34,20 @@ def embed(texts: Sequence[str], tokens: int, report: Callable[[int], None] | Non
         if report is not None:
             report(start + len(batch))
     return embedded
+
+
+@lru_cache(maxsize=4096)
+def embed_one(text: str, tokens: int) -> Tensor:
+    """The embedding [384] of one text, which no other text beside it can change; the last ones are remembered."""
+    return embed([text], tokens)[0]
+
+
+@cache
+def _network() -> tuple[Any, Any]:
+    """Tokenizer and model; loaded once."""
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    folder = assets.extract(ASSET)
+    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, dtype=torch.float32).eval()

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from torch.nn import functional as F
 
 from anyglot.errors import ConfigError
 from anyglot.tokenizers.item import Item, ItemTokenizer, Reconstruction
-from anyglot.tokenizers.quantizers.base import codebooks
 from anyglot.tokenizers.quantizers.balanced import balanced_kmeans
 
 
@@ -140,7 +138,8 @@ def _contrast(vectors: Tensor, wanted: Tensor, places: Tensor, temperature: floa
 
 def _learned(model: ItemTokenizer) -> list[Tensor]:
     """The codebooks, with gradients. Raises ConfigError if none reaches them."""
-    books = [level.codebook for level in getattr(model.quantizer, "stack", [model.quantizer]) if hasattr(level, "codebook")]
+    stack = getattr(model.quantizer, "stack", [model.quantizer])
+    books = [level.codebook for level in stack if hasattr(level, "codebook")]
     if not books or not all(book.learns for book in books):
         raise ConfigError("diversity moves codes by its gradient: set `codebook: learned` in the quantizer's `inner`")
     return [book.vectors() for book in books]
@@ -153,12 +152,12 @@ def _vectors(path: str) -> Tensor:
     try:
         return load_file(path)["vectors"]
     except (OSError, KeyError, SafetensorError) as error:
-        raise ConfigError(f"collaborative: {path} holds no `vectors` ({error}); `anyglot fetch movielens` makes it") from error
+        raise ConfigError(
+            f"collaborative: {path} holds no `vectors` ({error}); `anyglot fetch movielens` makes it"
+        ) from error
 
 
-def crop(
-    media: Sequence[Item], config: ItemObjectiveConfig, generator: np.random.Generator, batch_size: int
-) -> Batch:
+def crop(media: Sequence[Item], config: ItemObjectiveConfig, generator: np.random.Generator, batch_size: int) -> Batch:
     """A training batch: random items."""
     return Batch([media[index] for index in generator.integers(len(media), size=batch_size).tolist()])
 
@@ -166,7 +165,7 @@ def crop(
 def show(log: Any, step: int, model: ItemTokenizer, media: Sequence[Item], decoded: Sequence[Item]) -> None:
     """Write down what items come back as."""
     lines = [f"{item.text} -> {back.text}" for item, back in zip(media, decoded, strict=True)]
-    log.text(step, "items", "\n\n".join(lines))
+    log.words(step, "items", "\n\n".join(lines))
 
 
 OBJECTIVE = ItemObjective

@@ -1,4 +1,4 @@
-"""Entropic optimal transport by Sinkhorn iterations (Cuturi 2013): balanced, or one marginal relaxed (Chizat et al. 2018)."""
+"""Entropic optimal transport by Sinkhorn iterations (Cuturi 2013), balanced or relaxed (Chizat et al. 2018)."""
 
 import math
 
