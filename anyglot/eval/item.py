@@ -18,7 +18,7 @@ from anyglot.tokenizers.semantic_ids import buckets
 def evaluate(
     tokenizer: ItemTokenizer, heldout: Sequence[Item], texts: Sequence[str] = (), usage_of: Sequence[Item] = ()
 ) -> dict[str, float]:
-    """Scores of a tokenizer on items that it did not learn from.
+    """Scores of a tokenizer on items that it did not learn from; it takes them into its catalogue, in memory.
 
     Args:
         texts: what they are; every modality's `evaluate` is given it, this one has no use for it.
@@ -26,20 +26,22 @@ def evaluate(
     Returns:
         explained_variance, explained_variance_heldout: share of the variance of the normalised embeddings that the
         decoded ones explain, of the catalogue and of new items. collision_rate: share of the catalogue whose codes of
-        the quantizer another item has too. unresolved: the same of the codes it ended with. items: held-out ones.
+        the quantizer another item has too. unresolved: the same of the codes it ended with, new items among them.
+        items: held-out ones.
         codebook_usage, code_entropy_bits: means over the quantizer's levels; usage_LEVEL, entropy_LEVEL: of each.
     """
     quantized = tokenizer(tokenizer.embeddings)
     result = {
         "explained_variance": _explained(quantized.output, quantized.target),
         "collision_rate": _shared(quantized.quantized.codes),
-        "unresolved": _shared(tokenizer.table),
         "items": float(len(heldout)),
     }
     if heldout:
         vectors = torch.stack([tokenizer.embedding_of(item) for item in heldout])
         made = tokenizer(vectors)
         result["explained_variance_heldout"] = _explained(made.output, made.target)
+        tokenizer.add([item for item in heldout if tokenizer.place(item.id) is None])
+    result["unresolved"] = _shared(tokenizer.table)
     codes = quantized.quantized.codes.cpu()
     if usage_of:
         levels = codes.shape[1]

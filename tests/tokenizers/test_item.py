@@ -242,8 +242,10 @@ def test_training_lowers_the_error_and_every_term_is_there(tmp_path):
 
 def test_scores_count_collisions_and_usage():
     tokenizer = make(collisions="digit")
-    scores = item_eval.evaluate(tokenizer, [Item("1001", "Film unheard genre3")])
+    new = Item("1001", "Film unheard genre3")
     codes = tokenizer.table[:, :2].tolist()
+    scores = item_eval.evaluate(tokenizer, [new])
+    assert tokenizer.decode(tokenizer.encode([new])) == [new]
     assert scores["collision_rate"] == pytest.approx(sum(codes.count(code) > 1 for code in codes) / 40)
     assert scores["unresolved"] == 0
     assert scores["usage_0"] == len({code[0] for code in codes}) / 8
