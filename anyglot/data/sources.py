@@ -61,7 +61,7 @@ class TokenizeConfig:
     tokenizers: dict[str, str] = field(default_factory=dict)
     """Modality -> tokenizer directory; in a new vocabulary the modalities come in this order."""
     streams: dict[str, str] = field(default_factory=dict)
-    """Modality -> stream of a new vocabulary, frame or level; frame where not named."""
+    """Modality -> stream of a new vocabulary: frame, level or delay; frame where not named."""
     factors: dict[str, int] = field(default_factory=dict)
     """Modality -> how many sub-codes each of its codes is written as in a new vocabulary; 1 where not named."""
     vocabulary: str = ""

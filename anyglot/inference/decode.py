@@ -202,7 +202,7 @@ def _inside(rules: Rules, state: State, ranges: Ranges, left: int, spent: bool) 
     if len(choices) == 1:
         return ranges
     ending = choices[-1]  # of two choices, the last leads to the span's end
-    frames = rules.stream.settle(state.done, state.row, state.frames, ending)
+    frames = rules.stream.settle(state.done, state.row, state.frames, ending, rules.levels)
     codes = 0 if ending == CLOSE else frames * state.row * rules.levels - state.done
     if spent or left < codes + state.row * rules.levels + 2:  # one more frame, and then the end
         return (rules.symbols[ending],)

@@ -122,7 +122,8 @@ class Automaton:
                 if low <= token < high:
                     if choice == CLOSE:
                         return self._spans[turn]
-                    return State(CODES, turn, modality, done + 1, row, stream.settle(done, row, frames, choice))
+                    frames = stream.settle(done, row, frames, choice, rules.levels)
+                    return State(CODES, turn, modality, done + 1, row, frames)
         elif place in (SPANS, FIRST):
             if 0 <= token < self.vocabulary.text_size:
                 return self._spans[turn]

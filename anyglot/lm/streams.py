@@ -11,11 +11,11 @@ product of the other axes) and `levels` codes in each cell. A stream is two thin
 Before the order comes the factoring: a level of `size` codes may be written as several levels of fewer codes, the
 digits of its code (`factor`, `unfactor`). MAGVIT-v2 (arXiv:2310.05737) writes one of 2^18 codes as two of 512.
 
-A `delay` stream is one more such pair (a permutation by frame + delay); `depth` (levels predicted inside one position
-by a small transformer) takes only the first level's order.
+`depth` (levels predicted inside one position by a small transformer) takes only the first level's order.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from typing import ClassVar, Protocol
 
@@ -46,7 +46,7 @@ class Stream(Protocol):
         ...
 
     @staticmethod
-    def settle(count: int, row: int, frames: int, level: int) -> int:
+    def settle(count: int, row: int, frames: int, level: int, levels: int) -> int:
         """The number of frames known (0: still open) once a code of `level` follows `count` codes."""
         ...
 
@@ -69,7 +69,7 @@ class Frame:
         return (CLOSE,) if count == limit * row * levels else (0, CLOSE)
 
     @staticmethod
-    def settle(count: int, row: int, frames: int, level: int) -> int:
+    def settle(count: int, row: int, frames: int, level: int, levels: int) -> int:
         return frames
 
 
@@ -95,11 +95,59 @@ class Level:
         return (after,) if count == limit * row else (0, after)
 
     @staticmethod
-    def settle(count: int, row: int, frames: int, level: int) -> int:
+    def settle(count: int, row: int, frames: int, level: int, levels: int) -> int:
         return frames or (count // row if level else 0)
 
 
-STREAMS: dict[str, type[Stream]] = {stream.name: stream for stream in (Frame, Level)}
+class Delay:
+    """Level l of a frame comes l frames after its level 0 (Copet et al., MusicGen, arXiv:2306.05284).
+
+    Group g holds level 0 of frame g, level 1 of frame g - 1, and so on, cell by cell, as far as there are such frames.
+    Of an open axis, a group that begins with level 1 says that the group before held the last frame's level 0.
+    """
+
+    name: ClassVar[str] = "delay"
+
+    @staticmethod
+    def order(frames: int, row: int, levels: int) -> np.ndarray:
+        frame, cell, level = np.unravel_index(np.arange(frames * row * levels), (frames, row, levels))
+        return np.lexsort((level, cell, frame + level))
+
+    @staticmethod
+    def choices(count: int, row: int, frames: int, limit: int, levels: int) -> Choices:
+        if frames:
+            return (CLOSE,) if count == frames * row * levels else (_delayed(frames, row, levels)[count],)
+        group, inside = _group(count, row, levels)
+        if inside or group == 0:
+            return (inside % min(group + 1, levels),)
+        after = 1 if levels > 1 else CLOSE
+        return (after,) if group == limit else (0, after)
+
+    @staticmethod
+    def settle(count: int, row: int, frames: int, level: int, levels: int) -> int:
+        if frames:
+            return frames
+        group, inside = _group(count, row, levels)
+        return group if level and not inside else 0
+
+
+STREAMS: dict[str, type[Stream]] = {stream.name: stream for stream in (Frame, Level, Delay)}
+
+
+def _group(count: int, row: int, levels: int) -> tuple[int, int]:
+    """Which group of an open delayed span comes after `count` codes, and how many of its codes they hold already."""
+    growing = [row * (group + 1) for group in range(levels - 1)]  # sizes of the groups that lack later levels
+    for group, size in enumerate(growing):
+        if count < size:
+            return group, count
+        count -= size
+    return len(growing) + count // (row * levels), count % (row * levels)
+
+
+@lru_cache(maxsize=256)
+def _delayed(frames: int, row: int, levels: int) -> tuple[int, ...]:
+    """The level at each position of a delayed span."""
+    return tuple((Delay.order(frames, row, levels) % levels).tolist())
 
 
 def stream_named(name: str) -> type[Stream]:

@@ -29,7 +29,7 @@ def prompt(decoder, *text):
     return [decoder.vocabulary.bos, *text]
 
 
-@pytest.mark.parametrize("stream", ["frame", "level"])
+@pytest.mark.parametrize("stream", ["frame", "level", "delay"])
 @pytest.mark.parametrize("max_tokens", [1, 2, 5, 17, 60])
 def test_every_written_document_parses(stream, max_tokens):
     made = decoder(stream, seed=3)
@@ -45,7 +45,7 @@ def turns_open(made, ids):
     return ids[-1] == made.vocabulary.end_of_turn
 
 
-@pytest.mark.parametrize("stream", ["frame", "level"])
+@pytest.mark.parametrize("stream", ["frame", "level", "delay"])
 def test_asking_for_a_modality_gives_exactly_one_span_of_it(stream):
     made = decoder(stream)
     for modality in ("image", "speech"):
@@ -64,7 +64,7 @@ def test_asking_for_text_gives_text_up_to_the_end():
         assert all(token < 11 for token in ids[:-1])
 
 
-@pytest.mark.parametrize("stream", ["frame", "level"])
+@pytest.mark.parametrize("stream", ["frame", "level", "delay"])
 def test_a_spent_budget_closes_an_open_span_at_once(stream):
     made = decoder(stream)
     requests = [Request(prompt(made), ("speech",), spans=1, max_tokens=4, seed=seed) for seed in range(20)]
@@ -123,7 +123,7 @@ def test_a_prompt_that_leaves_no_room_is_one_clear_error():
         made.write([Request([*fitting, 1], ("image",), spans=1)])
 
 
-@pytest.mark.parametrize("stream", ["frame", "level"])
+@pytest.mark.parametrize("stream", ["frame", "level", "delay"])
 @pytest.mark.parametrize("length", [12, 17, 20, 23, 28])
 def test_whatever_is_open_ends_before_the_model_s_positions_do(stream, length):
     made, prompts = decoder(stream, seed=3, length=length), [[], [1, 2], [1, 2, 3, 4, 5]]

@@ -23,11 +23,11 @@ def specs(draw: Any, modality: str, factors: int = 1) -> CodeSpec:
 
 @st.composite
 def vocabularies(draw: Any) -> Vocabulary:
-    """One to three modalities, in either stream; the first sizes block may be too small for some headers."""
+    """One to three modalities, in any stream; the first sizes block may be too small for some headers."""
     names = ("image", "speech", "graph")[: draw(st.integers(1, 3))]
     factors = {name: draw(st.sampled_from([1, 1, 2])) for name in names}
     modalities = [(draw(specs(name, factors[name])), f"{name}-tokenizer") for name in names]
-    streams = {name: draw(st.sampled_from(["frame", "level"])) for name in names}
+    streams = {name: draw(st.sampled_from(["frame", "level", "delay"])) for name in names}
     sizes = draw(st.integers(1, 5)), draw(st.integers(1, 4))  # of text and of the first sizes block
     return Vocabulary.build(sizes[0], "text-tokenizer", modalities, sizes[1], streams, factors)
 

@@ -110,6 +110,22 @@ class Twin:
                     for level in range(levels):
                         cells[frames, cell, level] = codes[level][self.take(codes[level])]
                 frames += 1
+        elif stream == "delay":
+            group = 0
+            while True:  # group by group: level l of frame group - l, as far as there are such frames
+                if is_open and (frames == limit or (group and self.peek() in (codes[1] if levels > 1 else {closer}))):
+                    is_open = False
+                if not is_open and frames == 0:
+                    frames = limit
+                known = group + 1 if is_open else frames
+                members = [(group - level, level) for level in range(levels) if 0 <= group - level < known]
+                if not members:
+                    break
+                for cell in range(row):
+                    for frame, level in members:
+                        cells[frame, cell, level] = codes[level][self.take(codes[level])]
+                frames = known
+                group += 1
         else:
             ends_run = codes[1] if levels > 1 else {closer}
             while frames < limit and not (is_open and frames and self.peek() in ends_run):

@@ -63,7 +63,7 @@ def test_blocks_tile_the_ids_and_lookups_agree(vocabulary: Vocabulary) -> None:
     assert len({vocabulary.name(token) for token in range(vocabulary.size)}) == vocabulary.size
 
 
-@given(vocabularies(), specs("motion"), st.sampled_from(["frame", "level"]))
+@given(vocabularies(), specs("motion"), st.sampled_from(["frame", "level", "delay"]))
 def test_extension_moves_no_id(vocabulary: Vocabulary, spec: CodeSpec, stream: str) -> None:
     extended = vocabulary.extend(spec, "motion-tokenizer", stream)
     assert extended.blocks[: len(vocabulary.blocks)] == vocabulary.blocks
