@@ -36,6 +36,7 @@ FAMILIES = (
     "dopq",
     "hihpq",
     "dpq",
+    "grouped",
 )
 
 

@@ -41,6 +41,7 @@ CONFIGS = {
     "residual_lfq": {"type": "residual", "levels": 2, "inner": {"type": "lfq", "bits": 5, "temperature": 1.0}},
     "fsq": {"type": "fsq", "sizes": [8, 5, 5]},
     "bsq": {"type": "bsq", "bits": 5},
+    "grouped": {"type": "grouped", "sizes": [4, 3, 3], "inner": {"type": "vq", "codebook": "learned"}},
     "hierarchy": {"type": "hierarchy", "cells": [1, 5], "inner": [VQ, VQ]},
     "hqa": {"type": "hqa", "cells": [5, 2], "size": 8, "hidden": 8, "kmeans_init": False},
     "bsq_grouped": {"type": "bsq", "bits": 7, "groups": 2},

@@ -9,7 +9,19 @@ A module exports `CONFIGS`, name -> config for vectors of width `DIM`, and may e
 from importlib import import_module
 
 DIM = 6
-MODULES = ("vq", "free", "residual", "rvq", "additive", "soft", "stochastic", "product", "hierarchy", "hyperbolic")
+MODULES = (
+    "vq",
+    "free",
+    "residual",
+    "rvq",
+    "additive",
+    "soft",
+    "stochastic",
+    "product",
+    "hierarchy",
+    "hyperbolic",
+    "grouped",
+)
 _modules = [import_module(f"tests.tokenizers.quantizers.cases.{name}") for name in MODULES]
 CONFIGS = {name: config for module in _modules for name, config in module.CONFIGS.items()}
 BOUNDED, OWN_GRADIENT, SOFT = (
