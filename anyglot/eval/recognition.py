@@ -11,7 +11,7 @@ import numpy as np
 from anyglot.tokenizers import signs
 
 Statistics = Callable[[np.ndarray], np.ndarray]
-TIPS = (3, 7, 11, 15, 19)  # of thumb and fingers, among a hand's points without the wrist
+TIPS = [3, 7, 11, 15, 19]  # of thumb and fingers, among a hand's points without the wrist
 TREES = 500
 
 
@@ -56,7 +56,7 @@ def spread(motion: np.ndarray) -> np.ndarray:
 
 
 class SignLetters:
-    """Of a signed letter, in the features of `anyglot.tokenizers.signs`: the shape of the right hand where it is held.
+    """Of a signed letter, in the features of `anyglot.tokenizers.signs`: shape and place of the right hand in the hold.
 
     Frames count by how still the wrist is and how near the middle of the clip they are. The hand is scaled to one size.
     """
@@ -64,7 +64,7 @@ class SignLetters:
     stillness = 0.02  # shoulder widths a frame at which a frame counts 1/e of a still one
 
     def __call__(self, motion: np.ndarray) -> np.ndarray:
-        """Motion `[frames, 136]` to numbers `[196]`."""
+        """Motion `[frames, 136]` to numbers `[152]`."""
         motion = motion.astype(np.float64)
         right, left = motion[:, signs.RIGHT], motion[:, signs.LEFT]
         moved = np.linalg.norm(np.diff(right[:, 1:3], axis=0, prepend=right[:1, 1:3]), axis=1)
@@ -75,11 +75,15 @@ class SignLetters:
         knuckles = np.linalg.norm(points[:, [4, 8, 12, 16]], axis=-1).mean(1)
         points = points / (knuckles[:, None, None] + 1e-6)
         shape = np.einsum("f,fpc->pc", weights, points)
-        moves = np.sqrt(np.einsum("f,fpc->pc", weights, (points - shape) ** 2))
+        moves = np.sqrt(np.einsum("f,fpc->pc", weights, (points - shape) ** 2))[TIPS, :2]
         tips = points[:, TIPS]
         apart = np.linalg.norm(tips[:, :, None] - tips[:, None], axis=-1)[:, *np.triu_indices(len(TIPS), 1)]
         other = float(np.clip(left[:, 0], 0, 1).mean())
         second = left[:, 3:].mean(0) * (other > 0.3)  # a hand that hardly comes into view tells nothing
         reach = np.linalg.norm(tips, axis=-1)
-        numbers = [shape.ravel(), weights @ apart, weights @ reach, moves.ravel(), [other], second]
-        return np.concatenate(numbers)
+        wrist = right[:, 1:3]
+        held = weights @ wrist
+        spread_out = np.sqrt(there @ (wrist - held) ** 2 / there.sum())
+        shift = wrist[len(wrist) * 3 // 4] - wrist[len(wrist) // 4]
+        place = [held, spread_out, shift]
+        return np.concatenate([shape.ravel(), weights @ apart, weights @ reach, moves.ravel(), *place, [other], second])

@@ -23,9 +23,10 @@ def draw(figure: Figure, motion: np.ndarray, side: int = 256) -> np.ndarray:
     flat = points @ camera.T
     shown = flat[seen]
     floor = _floor(points) if figure.feet else np.zeros((0, 2, 3))
-    head = flat[:, figure.head[0], :2]
-    low = np.minimum(shown[:, :2].min(0), head.min(0) - figure.head[1])
-    high = np.maximum(shown[:, :2].max(0), head.max(0) + figure.head[1])
+    low, high = shown[:, :2].min(0), shown[:, :2].max(0)
+    if figure.head:
+        head, radius = flat[:, figure.head[0], :2], figure.head[1]
+        low, high = np.minimum(low, head.min(0) - radius), np.maximum(high, head.max(0) + radius)
     scale = 0.8 * side * FINER / max(float((high - low).max()), 1e-6)
     place = np.array([side * FINER / 2, side * FINER / 2])
 
@@ -62,8 +63,9 @@ def _frame(
     for start, end, colour in figure.limbs:
         if seen[start] and seen[end]:
             pen.line([tuple(points[start]), tuple(points[end])], fill=COLOURS[colour], width=width, joint="curve")
-    (x, y), radius = points[figure.head[0]], figure.head[1] * scale
-    pen.ellipse([x - radius, y - radius, x + radius, y + radius], outline=COLOURS["middle"], width=width)
+    if figure.head:
+        (x, y), radius = points[figure.head[0]], figure.head[1] * scale
+        pen.ellipse([x - radius, y - radius, x + radius, y + radius], outline=COLOURS["middle"], width=width)
     for index in np.flatnonzero(seen):
         x, y = points[index]
         pen.ellipse([x - width / 2, y - width / 2, x + width / 2, y + width / 2], fill=COLOURS["middle"])

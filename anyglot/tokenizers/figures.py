@@ -1,14 +1,14 @@
 """The bodies that a motion tokenizer can know: from features to points in space, and which lines join them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from anyglot.errors import ConfigError
-from anyglot.tokenizers import humanml3d, humanoid, signs
-from anyglot.tokenizers.skeleton import bones
+from anyglot.tokenizers import humanml3d, humanoid, rotating, signs
+from anyglot.tokenizers.skeleton import Skeleton, bones
 
 Limb = tuple[int, int, str]
 
@@ -17,15 +17,15 @@ Limb = tuple[int, int, str]
 class Figure:
     """features: numbers per frame. joints: features `[frames, features]` to points `[frames, joints, 3]`, y up.
     limbs: pairs of points to join, and "left", "right" or "middle". feet: points that may stand on the floor. facing:
-    where the figure looks at first. head: its point, and its radius. unit: of length. seen: which points to draw, bool
-    `[frames, joints]`; None: all."""
+    where the figure looks at first. head: its point and its radius, if it has one. unit: of length. seen: which points
+    to draw, bool `[frames, joints]`; None: all."""
 
     features: int
     joints: Callable[[np.ndarray], np.ndarray]
     limbs: list[Limb]
     feet: tuple[int, ...]
     facing: tuple[float, float, float]
-    head: tuple[int, float]
+    head: tuple[int, float] | None
     unit: str
     seen: Callable[[np.ndarray], np.ndarray] | None = None
 
@@ -67,6 +67,26 @@ FIGURES = {
     "humanoid": Figure(humanoid.FEATURES, humanoid.to_joints, _humanoid_limbs(), (16, 17), (1, 0, 0), (13, 0.1), "m"),
     "signs": Figure(signs.FEATURES, _upright, _signs_limbs(), (), (0, 0, 1), (0, 0.3), "shoulder widths", _signs_seen),
 }
+
+
+def rigged(skeleton: Skeleton, turning: Sequence[int]) -> Figure:
+    """The figure of a skeleton whose features are `rotating`'s; sides, feet and head by the names of its joints."""
+    names = [name.lower() for name in skeleton.names]
+
+    def side(name: str) -> str:
+        return next((s for s in ("left", "right") if name.startswith((s, s[0] + "_")) or s in name), "middle")
+
+    feet = tuple(joint for joint, name in enumerate(names) if ("foot" in name or "toe" in name) and "end" not in name)
+    head = next((joint for joint, name in enumerate(names) if "head" in name), None)
+    return Figure(
+        rotating.width(turning),
+        lambda features: rotating.to_animation(features, skeleton, turning, 1.0).positions(),
+        [(parent, joint, side(names[joint])) for parent, joint in bones(skeleton.parents)],
+        feet,
+        (0, 0, 1),
+        None if head is None else (head, 0.1),
+        "m",
+    )
 
 
 def figure(name: str, features: int) -> Figure:

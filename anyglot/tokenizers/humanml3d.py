@@ -27,6 +27,11 @@ OFFSETS = np.array(
      (0, 0, 1), (0, 0, 1), (0, 1, 0), (1, 0, 0), (-1, 0, 0), (0, 0, 1)] + 6 * [(0, -1, 0)], dtype=np.float64
 )  # fmt: skip
 RIGHT_HIP, LEFT_HIP, RIGHT_SHOULDER, LEFT_SHOULDER = 2, 1, 17, 16
+NAMES = (
+    "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle",
+    "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder",
+    "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
+)  # fmt: skip
 FEET = (7, 10, 8, 11)
 STANDS_BELOW = 0.002  # square metres a frame, of a foot that stands
 SMOOTHING = 20.0  # frames, standard deviation of the direction that the root faces
@@ -83,6 +88,14 @@ def facing(joints: np.ndarray) -> np.ndarray:
     yaw = np.arctan2(-forward[:, 0], forward[:, 2])
     yaw[0] = 0.0  # as the data set has it
     return yaw
+
+
+def standing(joints: np.ndarray) -> np.ndarray:
+    """Positions `[frames, 22, 3]` put on the floor, begun at x = z = 0 and facing z, as the data set's are."""
+    across = joints[:1, RIGHT_HIP] - joints[:1, LEFT_HIP] + joints[:1, RIGHT_SHOULDER] - joints[:1, LEFT_SHOULDER]
+    forward = np.cross((0.0, 1.0, 0.0), _unit(across))
+    placed = joints - joints[:1, :1] * (1, 0, 1) - (0, joints[..., 1].min(), 0)
+    return _turn(placed, np.arctan2(-forward[:, 0], forward[:, 2])[:, None])
 
 
 def rotations(joints: np.ndarray, yaw: np.ndarray) -> np.ndarray:

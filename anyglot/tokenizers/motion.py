@@ -5,7 +5,7 @@ frame mean is up to the data: HumanML3D's 263 (`humanml3d.py`), joint angles, ke
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anyglot.errors import AnyglotError, MediaError
-from anyglot.files import atomic_path
+from anyglot.errors import AnyglotError, ConfigError, MediaError
 from anyglot.tokenizers import quantizers
 from anyglot.tokenizers.clips import write_clip
-from anyglot.tokenizers.figures import figure
+from anyglot.tokenizers.figures import figure, rigged
 from anyglot.tokenizers.module import TokenizerModule
+from anyglot.tokenizers.motion_files import hierarchy_text, read_motion, rig_of, write_motion
 from anyglot.tokenizers.networks.motion_conv import MotionConvConfig, MotionDecoder, MotionEncoder
 from anyglot.tokenizers.quantizers.base import Quantized
 from anyglot.tokenizers.spec import Axis, CodeSpec
@@ -34,7 +34,9 @@ class MotionConfig:
     features ends that shares one standard deviation, e.g. HumanML3D's [1, 3, 4, 67, 193, 259, 263]; empty:
     each has its own. batch_frames: how many frames `encode` and `decode` put through the network at once. skeleton:
     whose features they are, one of `figures.FIGURES`, so that motions can be drawn and measured as joints; empty: not
-    known."""
+    known. hierarchy: instead, the skeleton of .bvh or .amc files, so that they can be read and written: what a .bvh
+    file says before MOTION, or an .asf file, or the file's path; then the features are those of `rotating.py`. unit:
+    metres per unit of length in these files. amc_fps: frames a second of .amc files, which do not say."""
 
     features: int = 263
     fps: float = 20.0
@@ -45,6 +47,15 @@ class MotionConfig:
     groups: list[int] = field(default_factory=list)
     batch_frames: int = 16384
     skeleton: str = ""
+    hierarchy: str = ""
+    unit: float = 1.0
+    amc_fps: float = 120.0
+
+    def __post_init__(self) -> None:
+        if self.skeleton and self.hierarchy:
+            raise ConfigError("set skeleton or hierarchy, not both")
+        if min(self.fps, self.unit, self.amc_fps) <= 0:
+            raise ConfigError("fps, unit and amc_fps must be above 0")
 
 
 @dataclass
@@ -67,12 +78,18 @@ class MotionTokenizer(TokenizerModule):
     std: Tensor
 
     def __init__(self, config: MotionConfig) -> None:
+        config = replace(config, hierarchy=hierarchy_text(config.hierarchy))
         super().__init__(config)
+        self.rig = rig_of(config.hierarchy, config.unit) if config.hierarchy else None
+        self.figure = figure(config.skeleton, config.features) if config.skeleton else None
+        if self.rig is not None:
+            self.figure = rigged(self.rig.skeleton, self.rig.turning)
+            if config.features != self.figure.features:
+                raise ConfigError(f"a skeleton of {self.rig.text} has {self.figure.features} features; set `features`")
         if config.groups and config.groups != sorted({*config.groups, config.features}):
             raise AnyglotError(
                 f"groups: ends of runs of features, ascending, the last one {config.features}; got {config.groups}"
             )
-        self.figure = figure(config.skeleton, config.features) if config.skeleton else None
         self.encoder = MotionEncoder(config.network, config.features, config.dim)
         self.quantizer = quantizers.build(config.quantizer, config.dim, "quantizer")
         self.decoder = MotionDecoder(config.network, config.features, config.dim)
@@ -147,24 +164,17 @@ class MotionTokenizer(TokenizerModule):
         return [motions[index][: lengths[index] if lengths else None] for index in range(len(codes))]
 
     def read(self, source: str | Path | bytes) -> np.ndarray:
-        """A `.npy` file or its bytes as float32 `[frames, features]`. Raises MediaError naming the file."""
-        import io
-
-        name = f"{len(source)} bytes of motion" if isinstance(source, bytes) else str(source)
-        try:
-            found = np.load(io.BytesIO(source) if isinstance(source, bytes) else source, allow_pickle=False)
-        except FileNotFoundError as error:
-            raise MediaError(f"{name}: no such file; remove it from the list") from error
-        except (ValueError, OSError, EOFError) as error:
-            raise MediaError(f"{name}: not a .npy file of numbers; export the motion again") from error
-        motion = np.asarray(found, dtype=np.float32) if found.dtype.kind in "fiu" else found
-        self._checked(motion, name)
+        """A file or its bytes as float32 `[frames, features]`: .npy, and as far as the tokenizer knows their skeleton
+        .bvh, .amc (with its .asf beside it) and .pose. Raises MediaError naming the file.
+        """
+        c = self.config
+        motion = read_motion(source, c.skeleton, self.rig, c.fps, c.unit, c.amc_fps)
+        self._checked(motion, f"{len(source)} bytes of motion" if isinstance(source, bytes) else str(source))
         return motion
 
     def write(self, media: np.ndarray, path: str | Path) -> None:
-        """Write a motion as `.npy`, atomically."""
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, media)
+        """Write a motion as .npy, or as a .bvh or .amc of the tokenizer's hierarchy: as the path ends. Atomic."""
+        write_motion(media, path, self.rig, self.config.fps, self.config.unit)
 
     def preview(self, media: np.ndarray, path: str | Path) -> None:
         """Write a film, MP4 or GIF by the path's ending: the moving figure, or a bar for every feature if the skeleton

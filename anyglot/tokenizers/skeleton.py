@@ -102,3 +102,31 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 def bones(parents: Sequence[int]) -> list[tuple[int, int]]:
     """(parent, joint) of every joint that has one: the lines of a stick figure."""
     return [(parent, joint) for joint, parent in enumerate(parents) if parent >= 0]
+
+
+@dataclass
+class Animation:
+    """A skeleton that moves. rotations: of joints relative to their parents `[frames, joints, 3, 3]`. root: where the
+    root is `[frames, 3]`, y up, in metres as the skeleton's offsets are. fps: frames a second."""
+
+    skeleton: Skeleton
+    rotations: np.ndarray
+    root: np.ndarray
+    fps: float
+
+    def positions(self) -> np.ndarray:
+        """Joint positions `[frames, joints, 3]`."""
+        return positions(self.skeleton, self.rotations, self.root)
+
+    def at(self, fps: float) -> "Animation":
+        """The same movement at another rate: places linearly between frames, rotations the shorter way."""
+        if abs(self.fps / fps - 1) < 1e-3:
+            return self
+        times = np.arange(0, len(self.root) - 1 + 1e-6, self.fps / fps)
+        before = np.minimum(times.astype(int), max(len(self.root) - 2, 0))
+        after = np.minimum(before + 1, len(self.root) - 1)
+        share = (times - before)[:, None]
+        six = to_six(self.rotations)
+        mixed = (1 - share[..., None]) * six[before] + share[..., None] * six[after]
+        root = (1 - share) * self.root[before] + share * self.root[after]
+        return Animation(self.skeleton, from_six(mixed), root, fps)
