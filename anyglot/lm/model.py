@@ -81,6 +81,27 @@ def build_model(config: ModelConfig, vocabulary_size: int, seed: int = 0) -> Any
 
 
 @torch.no_grad()
+def extend_model(model: Any, old_size: int, new_size: int, seed: int = 0, multiple: int = 64) -> None:
+    """Give a model a larger vocabulary, in place: the embeddings and logits of the ids below `old_size` stay.
+
+    old_size, new_size: of the vocabularies, which may be fewer than the rows. Rows from `old_size` on, padding until
+    now, are drawn anew from `seed` as a fresh model's are. multiple: the number of rows is rounded up to one.
+    Raises ConfigError if the vocabulary shrinks.
+    """
+    if not 0 < old_size <= new_size:
+        raise ConfigError(f"a vocabulary of {old_size} can only be extended, not cut to {new_size}")
+    rows = max(model.get_input_embeddings().weight.shape[0], -(-new_size // multiple) * multiple)
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        id(layer.weight): layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())
+    }
+    for weight in weights.values():  # one, if the head is the embedding
+        fresh = torch.randn(rows - old_size, weight.shape[1], generator=generator) * model.config.initializer_range
+        weight[old_size:] = fresh.to(weight)
+
+
+@torch.no_grad()
 def initialise_codes(model: Any, vocabulary: Vocabulary, codebooks: Mapping[str, Sequence[Tensor]], seed: int) -> None:
     """Begin the embeddings of codes as a random projection of their codebook vectors, so that like codes begin alike.
 

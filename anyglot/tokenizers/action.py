@@ -127,15 +127,15 @@ class ActionTokenizer(TokenizerModule):
         return found
 
     def decode(self, codes: Sequence[Tensor]) -> list[np.ndarray]:
-        """Codes [n, 1] to actions, float32 [time, features]. Raises AnyglotError for codes of no whole steps."""
+        """Codes [n, 1] to actions, float32 [time, features]. Raises MediaError for codes of no whole steps."""
         found = []
         for code in codes:
             if code.ndim != 2 or code.shape[1] != 1 or code.numel() == 0:
-                raise AnyglotError(f"action codes must be [n, 1], got {list(code.shape)}")
+                raise MediaError(f"action codes must be [n, 1], got {list(code.shape)}")
             integers = self._integers(self._bpe.decode(code[:, 0].cpu().numpy()))
             steps, over = divmod(len(integers), self.config.features)
             if over or not steps:
-                raise AnyglotError(
+                raise MediaError(
                     f"{len(code)} action codes stand for {len(integers)} numbers, which is no multiple of the "
                     f"{self.config.features} of a step; they were cut or never made by this tokenizer"
                 )
@@ -221,13 +221,13 @@ class ActionTokenizer(TokenizerModule):
         return symbols
 
     def _integers(self, symbols: np.ndarray) -> np.ndarray:
-        """The inverse of `_symbols`. Raises AnyglotError if the last integer is cut off."""
+        """The inverse of `_symbols`. Raises MediaError if the last integer is cut off."""
         span = self._span
         inside = symbols < span
         if inside.all():
             return symbols + self._smallest
         if not inside[-1]:
-            raise AnyglotError("the last action code says that a number follows, and none does; the codes were cut")
+            raise MediaError("the last action code says that a number follows, and none does; the codes were cut")
         ends = np.flatnonzero(inside)
         beyond = np.concatenate([[0], np.cumsum(np.where(inside, 0, np.where(symbols == span, 1, -1)))[ends]])
         return symbols[ends] + np.diff(beyond) * span + self._smallest

@@ -63,7 +63,8 @@ class OptimizerConfig:
 
 @dataclass
 class TokenizerConfig:
-    """model, objective: fields of the modality's CONFIG dataclasses. batch_size: over all ranks.
+    """modality: or the module of anyglot.tokenizers that implements it, where that has another name.
+    model, objective: fields of the modality's CONFIG dataclasses. batch_size: over all ranks.
     steps: of training, unless minutes > 0: then as many as fit. ema: decay of the averaged weights that are kept in
     the end, 0 for none. log_every, save_every, sample_every: in steps. samples: held-out media shown."""
 
@@ -129,7 +130,7 @@ def train(config: TokenizerConfig, where: str, world: Ranks) -> None:
     # The data: batch k by a thread, one step ahead. `crop` works in NumPy: a torch operation in a second thread starts
     # a second team of spinning OpenMP threads, and made steps on two cores 1.6 times slower.
     corpus = MediaCorpus(
-        find_parts(config.data.files, config.modality, config.data.split), model, config.data.cache_mb * 2**20
+        find_parts(config.data.files, kind.modality, config.data.split), model, config.data.cache_mb * 2**20
     )
     shown = _heldout(config, model) or [corpus[index] for index in range(min(config.samples, len(corpus)))]
 
@@ -288,7 +289,7 @@ def _estimates(step: int, steps: int) -> bool:
 
 def _heldout(config: TokenizerConfig, model: Any) -> list[np.ndarray]:
     try:
-        parts = find_parts(config.data.files, config.modality, config.data.heldout)
+        parts = find_parts(config.data.files, model.modality, config.data.heldout)
     except AnyglotError:  # no held-out documents: training ones are shown
         return []
     media = MediaCorpus(parts, model, cache_bytes=0)

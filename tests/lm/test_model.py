@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from anyglot.errors import ConfigError
-from anyglot.lm.model import LanguageModel, ModelConfig, block_mask, build_model, flops_per_token, initialise_codes
+from anyglot.lm.model import (
+    LanguageModel,
+    ModelConfig,
+    block_mask,
+    build_model,
+    extend_model,
+    flops_per_token,
+    initialise_codes,
+)
 from anyglot.lm.vocabulary import Vocabulary
 from anyglot.tokenizers.spec import Axis, CodeSpec
 
@@ -85,3 +93,25 @@ def test_embeddings_of_codes_begin_as_like_as_their_codebook_vectors():
     again = build_model(shape, vocabulary.size, seed=1)
     initialise_codes(again, vocabulary, {"image": codebooks}, seed=0)
     assert torch.equal(again.get_input_embeddings().weight, rows)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_an_extended_model_keeps_what_it_knew(tie):
+    model = build_model(ModelConfig(**{**vars(SMALL), "tie": tie}), 40, seed=1).eval()
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        before = model(ids).logits[..., :40]
+        rows = model.get_input_embeddings().weight.clone()
+        extend_model(model, 40, 45, seed=1, multiple=16)  # the rows are there already
+        assert model.get_input_embeddings().weight.shape == (48, 32)
+        assert not torch.equal(model.get_input_embeddings().weight[40:45], rows[40:45])
+        extend_model(model, 45, 90, seed=2, multiple=16)
+        assert torch.equal(model(ids).logits[..., :40], before)
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    assert embedding.shape == head.shape == (96, 32)
+    assert model.config.vocab_size == 96
+    assert (embedding.data_ptr() == head.data_ptr()) == tie
+    assert torch.equal(embedding[:40], rows[:40])
+    assert 0.5 < float((embedding[45:].std() / embedding[:40].std()).detach()) < 2
+    with pytest.raises(ConfigError, match="not cut to 80"):
+        extend_model(model, 90, 80)

@@ -4,7 +4,8 @@ Written below the output folder: action/KIND-NAME-SPLIT.npy, and a file of docum
 
 dog.jsonl     12 joint angles of a Laikago robot that walks.
 joints.jsonl  62 numbers that describe a person's pose (see `mocap.py`), which are the targets of its joints.
-steps.jsonl   124 numbers: the pose, then how it changes until the next frame; observation and action.
+steps.jsonl   186 numbers: the pose, how it changed since the frame before, how it changes until the next frame; the
+              first two are the observation, the last is the action.
 """
 
 import json
@@ -29,7 +30,7 @@ ROOT = 7  # numbers of the dog's root, which no motor moves
 class ActionsCorpus:
     """Fields of configs/corpora/actions.yaml; see there."""
 
-    fps: float = 30.0
+    fps: float = 60.0
     heldout: float = 0.2
 
     def __post_init__(self) -> None:
@@ -62,11 +63,17 @@ def run(mapping: dict[str, Any], out: Path, where: str) -> None:
             temporary.write_text("".join(f"{line}\n" for line in documents), encoding="utf-8")
 
 
+def demonstration(pose: np.ndarray) -> np.ndarray:
+    """Observation and action, float32 [time - 2, 186], of poses [time, 62]."""
+    change = np.diff(pose, axis=0)
+    return np.concatenate([pose[1:-1], change[:-1], change[1:]], axis=1)
+
+
 def pieces(frames: np.ndarray, config: ActionsCorpus) -> Iterator[tuple[str, str, np.ndarray]]:
     """(kind, split, actions float32 [time, features]) of a clip's frames; the last share of it is held out."""
     if frames.shape[1] == mocap.FRAME:
         pose = mocap.features(mocap.resample(frames, config.fps))[:, :-1]  # no motor turns the heading
-        kinds = {"joints": pose, "steps": np.concatenate([pose[:-1], np.diff(pose, axis=0)], axis=1)}
+        kinds = {"joints": pose, "steps": demonstration(pose)}
     else:
         times = np.concatenate([[0.0], np.cumsum(frames[:-1, 0])])
         wanted = np.arange(0.0, times[-1] + 1e-9, 1 / config.fps)
