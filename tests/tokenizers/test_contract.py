@@ -27,6 +27,7 @@ from anyglot.tokenizers.action import ActionConfig, ActionTokenizer
 from anyglot.tokenizers.action_prise import PriseConfig, PriseTokenizer
 from anyglot.tokenizers.base import ModalityTokenizer, load_tokenizer
 from anyglot.tokenizers.image import ImageConfig, ImageTokenizer
+from anyglot.tokenizers.item import Item, ItemConfig, ItemTokenizer
 from anyglot.tokenizers.motion import MotionConfig, MotionTokenizer
 from anyglot.tokenizers.speech import SpeechConfig, SpeechTokenizer
 from anyglot.tokenizers.video import VideoConfig, VideoTokenizer
@@ -121,6 +122,28 @@ def molecules() -> list[Any]:
     return [from_smiles(text, text) for text in ("CCO", "C", "Cn1c(=O)c2c(ncn2C)n(C)c1=O", "C[C@H](N)C(=O)O")]
 
 
+def item() -> Any:
+    quantizer = {"type": "residual", "levels": 2, "inner": {"type": "vq", "size": 8, "kmeans_init": False}}
+    return ItemTokenizer(typed(ItemConfig, {"widths": [32, 8], "quantizer": quantizer}))
+
+
+def items() -> list[Item]:
+    return [Item(str(number), f"a film of genre {number % 5}, the {number}th") for number in range(20)]
+
+
+@pytest.fixture(autouse=True)
+def made_up_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instead of MiniLM's, which would take its package."""
+
+    def embed_one(text: str, tokens: int) -> torch.Tensor:
+        return torch.randn(384, generator=torch.Generator().manual_seed(sum(map(ord, text))))
+
+    monkeypatch.setattr("anyglot.tokenizers.item.embed_one", embed_one)
+    monkeypatch.setattr(
+        "anyglot.tokenizers.item.embed", lambda texts, tokens: torch.stack([embed_one(text, tokens) for text in texts])
+    )
+
+
 def equal(a: Any, b: Any) -> bool:
     return bool(np.array_equal(a, b)) if isinstance(a, np.ndarray) else bool(a == b)
 
@@ -132,8 +155,8 @@ def alike(a: np.ndarray, b: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class Case:
-    """make: an untrained tokenizer; `begin` and `finish` see the media. media: of unequal sizes, the first one twice.
-    wrong: media that are refused. file_keeps: whether a medium and what was read back of its file are the same."""
+    """make: an untrained tokenizer; `begin` and `finish` see the media. media: of unequal sizes. wrong: media that are
+    refused. file_keeps: whether a medium and what was read back of its file are the same."""
 
     make: Callable[[], Any]
     media: Callable[[], list[Any]]
@@ -152,11 +175,12 @@ CASES = {
     "motion": Case(motion, steps, NO_STEPS),
     "action": Case(fast, steps, NO_STEPS),
     "graph": Case(graph, molecules, ()),
+    "item": Case(item, items, (Item("", "no id"), Item("7", "another text"), Item("x", " "))),
     "prise": Case(prise, steps, NO_STEPS),
     "encodec": Case(encodec, sounds, NO_SOUND, alike),
     "janus": Case(janus, pictures, NO_PICTURE),
 }
-MODALITIES = ("image", "speech", "video", "motion", "action", "graph")  # of one vocabulary
+MODALITIES = ("image", "speech", "video", "motion", "action", "graph", "item")  # of one vocabulary
 every_tokenizer = pytest.mark.parametrize("name", CASES)
 
 
