@@ -64,10 +64,10 @@ def letter(text: str) -> str:
     return found if found in LETTERS else ""
 
 
-def signs_section(runs: Path, seed: int) -> dict[str, Any]:
+def signs_section(runs: Path, seed: int, measured: int) -> dict[str, Any]:
     """Recognition and errors of a residual VQ over all folds, and of a VQ over one."""
     found: dict[str, Any] = {}
-    for name, folds, changes in (("residual", FOLDS, {}), ("vq", 1, {"quantizer": VQ})):
+    for name, folds, changes in (("residual", measured, {}), ("vq", 1, {"quantizer": VQ})):
         original, decoded, figures, seconds = [], [], [], []
         for fold in range(folds):
             data = runs / f"signs{fold}"
@@ -101,6 +101,7 @@ def signs_section(runs: Path, seed: int) -> dict[str, Any]:
             )
         a, b = np.concatenate(original), np.concatenate(decoded)
         found[name] = {
+            "folds": folds,
             "clips": len(a),
             "accuracy_original": float(a.mean()),
             "accuracy_decoded": float(b.mean()),
@@ -118,7 +119,7 @@ def interval(a: np.ndarray, b: np.ndarray, seed: int) -> list[float]:
     return [float(value) for value in np.quantile(b[chosen].mean(1) / a[chosen].mean(1), (0.025, 0.975))]
 
 
-def humanml3d_section(runs: Path, seed: int) -> dict[str, Any]:
+def humanml3d_section(runs: Path, seed: int, measured: int) -> dict[str, Any]:
     """The data set's own pair of files against `to_joints` and `to_features`."""
     shared = Path(os.environ.get("ANYGLOT_SHARED_DATA") or Path(__file__).parents[2] / "shared" / "data") / "humanml3d"
     joints, features = np.load(shared / "joints_012314.npy"), np.load(shared / "features_012314.npy")
@@ -132,7 +133,7 @@ def humanml3d_section(runs: Path, seed: int) -> dict[str, Any]:
     }
 
 
-def mocap_section(runs: Path, seed: int) -> dict[str, Any]:
+def mocap_section(runs: Path, seed: int, measured: int) -> dict[str, Any]:
     """A VQ and a residual VQ of the same network on the last fifth of every captured movement."""
     data = runs / "mocap"
     if not (data / "motion.jsonl").exists():
@@ -153,7 +154,7 @@ def mocap_section(runs: Path, seed: int) -> dict[str, Any]:
     return found
 
 
-SECTIONS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
+SECTIONS: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
     "signs": signs_section, "humanml3d": humanml3d_section, "mocap": mocap_section,
 }  # fmt: skip
 
@@ -244,6 +245,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(SECTIONS))
     parser.add_argument("--runs", type=Path, default=Path("runs/bench_motion"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--folds", type=int, default=FOLDS, help="of the signs, how many to measure")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     path = options.out / "motion.json"
@@ -257,7 +259,7 @@ def main() -> None:
     }
     for name in options.only.split(","):
         began = time.perf_counter()
-        results["sections"][name] = SECTIONS[name](options.runs, options.seed)
+        results["sections"][name] = SECTIONS[name](options.runs, options.seed, options.folds)
         print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
         write_json(path, results)
         write_text(options.out / "motion.md", report(results))

@@ -18,7 +18,7 @@ class Figure:
     """features: numbers per frame. joints: features `[frames, features]` to points `[frames, joints, 3]`, y up.
     limbs: pairs of points to join, and "left", "right" or "middle". feet: points that may stand on the floor. facing:
     where the figure looks at first. head: its point and its radius, if it has one. unit: of length. seen: which points
-    to draw, bool `[frames, joints]`; None: all."""
+    to draw, bool `[frames, joints]`; None: all. mirrored: features to those of the movement in a mirror."""
 
     features: int
     joints: Callable[[np.ndarray], np.ndarray]
@@ -28,6 +28,7 @@ class Figure:
     head: tuple[int, float] | None
     unit: str
     seen: Callable[[np.ndarray], np.ndarray] | None = None
+    mirrored: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def _upright(features: np.ndarray) -> np.ndarray:
@@ -64,8 +65,28 @@ FIGURES = {
     "humanml3d": Figure(
         humanml3d.FEATURES, humanml3d.to_joints, _humanml3d_limbs(), (10, 11), (0, 0, 1), (15, 0.1), "m"
     ),
-    "humanoid": Figure(humanoid.FEATURES, humanoid.to_joints, _humanoid_limbs(), (16, 17), (1, 0, 0), (13, 0.1), "m"),
-    "signs": Figure(signs.FEATURES, _upright, _signs_limbs(), (), (0, 0, 1), (0, 0.3), "shoulder widths", _signs_seen),
+    "humanoid": Figure(
+        humanoid.FEATURES,
+        humanoid.to_joints,
+        _humanoid_limbs(),
+        (16, 17),
+        (1, 0, 0),
+        (13, 0.1),
+        "m",
+        None,
+        humanoid.mirrored,
+    ),
+    "signs": Figure(
+        signs.FEATURES,
+        _upright,
+        _signs_limbs(),
+        (),
+        (0, 0, 1),
+        (0, 0.3),
+        "shoulder widths",
+        _signs_seen,
+        signs.mirrored,
+    ),
 }
 
 

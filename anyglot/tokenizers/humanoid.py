@@ -59,3 +59,16 @@ def to_joints(features: np.ndarray) -> np.ndarray:
             place += 1
     rotations[:, 0] = heading @ rotations[:, 0]
     return positions(SKELETON, rotations, root)
+
+
+def mirrored(features: np.ndarray) -> np.ndarray:
+    """The same movement in a mirror: features `[..., 63]`, left and right exchanged."""
+    blocks, place = [], 4
+    for numbers in JOINTS:
+        width = 6 if numbers == 4 else 1
+        block = features[..., place : place + width]
+        blocks.append(block * np.array((1, 1, -1, 1, 1, -1), block.dtype) if width == 6 else block)
+        place += width
+    middle, right, left = blocks[:3], blocks[3:8], blocks[8:]
+    way = features[..., :4] * np.array((1, 1, 1, -1), features.dtype)
+    return np.concatenate([way, *middle, *left, *right, -features[..., -1:]], axis=-1)

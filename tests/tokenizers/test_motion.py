@@ -8,6 +8,7 @@ from anyglot.config import typed
 from anyglot.errors import AnyglotError, ConfigError, MediaError
 from anyglot.tokenizers.base import ModalityTokenizer, load_tokenizer
 from anyglot.tokenizers.clips import read_clip
+from anyglot.tokenizers.figures import FIGURES
 from anyglot.tokenizers.motion import MotionConfig, MotionTokenizer
 from anyglot.tokenizers.networks.motion_conv import MotionConvConfig, MotionDecoder
 from anyglot.tokenizers.objectives.motion import MotionObjective, MotionObjectiveConfig, crop
@@ -168,3 +169,15 @@ def test_folding_frames_keeps_their_number_and_order():
     assert not changed[28:].any()
     with pytest.raises(ConfigError, match="patch"):
         MotionConvConfig(patch=0)
+
+
+def test_half_of_the_pieces_are_shown_in_a_mirror():
+    motion = np.random.default_rng(0).standard_normal((4, 63)).astype(np.float32)
+    batch = crop([motion], MotionObjectiveConfig(frames=4, mirror="humanoid"), np.random.default_rng(0), 200).numpy()
+    flipped = FIGURES["humanoid"].mirrored(motion)
+    plain = (batch == motion).all((1, 2))
+    assert ((batch == flipped).all((1, 2)) != plain).all()
+    assert 70 < plain.sum() < 130
+    assert (crop([motion], MotionObjectiveConfig(frames=4), np.random.default_rng(0), 9).numpy() == motion).all()
+    with pytest.raises(ConfigError, match="mirror: 'humanml3d' is none of humanoid, signs"):
+        MotionObjectiveConfig(mirror="humanml3d")

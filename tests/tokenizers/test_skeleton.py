@@ -77,6 +77,24 @@ def test_the_humanoid_s_features_give_back_its_joints():
         humanoid.to_joints(np.zeros((4, 62)))
 
 
+@pytest.mark.parametrize(("name", "across"), [("humanoid", 2), ("signs", 0)])
+def test_a_mirror_exchanges_left_and_right(name, across):
+    shown = FIGURES[name]
+    generator = np.random.default_rng(0)
+    motion = generator.standard_normal((5, shown.features))
+    np.testing.assert_array_equal(shown.mirrored(shown.mirrored(motion)), motion)
+    points, flipped = shown.joints(motion), shown.joints(shown.mirrored(motion))
+    points[..., across] *= -1
+    if name == "humanoid":
+        names = humanoid.SKELETON.names
+        other = [name.replace("left", "L").replace("right", "left").replace("L", "right") for name in names]
+        points = points[:, [names.index(joint) for joint in other]]
+    else:
+        points = points[:, [0, 2, 1, 4, 3, *range(26, 47), *range(5, 26)]]
+    np.testing.assert_allclose(flipped, points, atol=1e-6)
+    assert not np.allclose(shown.joints(motion), flipped)
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_are_drawn_in_view(name):
     shown = FIGURES[name]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
 from anyglot.errors import ConfigError
+from anyglot.tokenizers.figures import FIGURES
 from anyglot.tokenizers.motion import Reconstruction
 
 
@@ -19,16 +20,21 @@ class MotionObjectiveConfig:
 
     velocity: weight of the smooth L1 loss of frame-to-frame differences, beside that of the features, which is 1.
     stressed, stress: features [start, end) whose loss is added once more with this weight: HumanML3D's local joint
-    positions are [4, 67], of weight 0.5 in T2M-GPT."""
+    positions are [4, 67], of weight 0.5 in T2M-GPT. mirror: skeleton (see `figures.FIGURES`) whose motions are shown in
+    a mirror half of the time, or empty."""
 
     frames: int = 64
     velocity: float = 0.5
     stressed: list[int] = field(default_factory=list)
     stress: float = 0.5
+    mirror: str = ""
 
     def __post_init__(self) -> None:
         if self.frames < 2 or self.velocity < 0 or self.stress < 0 or len(self.stressed) not in (0, 2):
             raise ConfigError("frames must be 2 or more, velocity and stress 0 or more, stressed [start, end) or empty")
+        if self.mirror and (self.mirror not in FIGURES or FIGURES[self.mirror].mirrored is None):
+            known = [name for name, figure in FIGURES.items() if figure.mirrored]
+            raise ConfigError(f"mirror: {self.mirror!r} is none of {', '.join(known)}")
 
 
 class MotionObjective(nn.Module):
@@ -65,11 +71,14 @@ def crop(
     media: Sequence[np.ndarray], config: MotionObjectiveConfig, generator: np.random.Generator, batch_size: int
 ) -> Tensor:
     """A training batch `[batch_size, frames, features]`: random motions, a random piece of each."""
+    mirrored = FIGURES[config.mirror].mirrored if config.mirror else None
     pieces = []
     for index in generator.integers(len(media), size=batch_size):
         motion = media[index]
         start = int(generator.integers(max(1, len(motion) - config.frames + 1)))
         piece = motion[start : start + config.frames]
+        if mirrored is not None and generator.random() < 0.5:
+            piece = mirrored(piece)
         pieces.append(np.pad(piece, ((0, config.frames - len(piece)), (0, 0)), mode="edge"))
     return torch.from_numpy(np.stack(pieces))
 
