@@ -11,7 +11,16 @@ from anyglot import __version__
 from anyglot.errors import AnyglotError, ConfigError
 
 # Modules of anyglot.train that `stage:` may name.
-STAGES = ("tokenizer", "text_tokenizer", "action_tokenizer", "quantizer", "link_prediction", "pretrained", "pretrain")
+STAGES = (
+    "tokenizer",
+    "text_tokenizer",
+    "action_tokenizer",
+    "quantizer",
+    "link_prediction",
+    "atom_codes",
+    "pretrained",
+    "pretrain",
+)
 GO_ON = "interrupted; what was finished is kept, run the same command again to go on"
 
 

@@ -20,6 +20,7 @@ SCHEMAS = {  # what the verbs make of a config, by its `stage` or `kind`
     "pretrained": "anyglot.train.pretrained:PretrainedStageConfig",
     "quantizer": "anyglot.train.quantizer:QuantizerStageConfig",
     "link_prediction": "anyglot.train.link_prediction:LinkPredictionConfig",
+    "atom_codes": "anyglot.train.atom_codes:AtomCodesConfig",
     "pretrain": "anyglot.train.pretrain:PretrainConfig",
     "tokenizers": "anyglot.eval.tokenizers:TokenizersEval",
     "language_model": "anyglot.eval.language_model:LanguageModelEval",

@@ -31,6 +31,7 @@ SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot to
     "pretrained": ("anyglot.train.pretrained", "PretrainedStageConfig"),
     "quantizer": ("anyglot.train.quantizer", "QuantizerStageConfig"),
     "link_prediction": ("anyglot.train.link_prediction", "LinkPredictionConfig"),
+    "atom_codes": ("anyglot.train.atom_codes", "AtomCodesConfig"),
     "pretrain": ("anyglot.train.pretrain", "PretrainConfig"),
     "tokenizers": ("anyglot.eval.tokenizers", "TokenizersEval"),
     "language_model": ("anyglot.eval.language_model", "LanguageModelEval"),
