@@ -5,6 +5,7 @@ of double bonds. How alike others are is the Tanimoto similarity of Morgan finge
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,11 @@ class Check:
 
     def __init__(self, tokenizer: GraphTokenizer, training: Sequence[Document]) -> None:
         self.tokenizer = tokenizer
-        parts = (part_of(document, "graph") for document in training)
-        self.known = {to_smiles(media_of(tokenizer, part)) for part in parts if part is not None}
+        self.known: set[Molecule] = set()
+        for document in training:
+            if (part := part_of(document, "graph")) is not None:
+                with suppress(MediaError):  # what has no codes was not trained on
+                    self.known.add(media_of(tokenizer, part))
 
     def judge(self, answers: Sequence[Answer]) -> dict[str, float]:
         """Shares of all answers: exact; valid, a molecule that RDKit sanitises; known, one of the training molecules.
@@ -96,7 +100,7 @@ class Check:
             smiles = to_smiles(molecule)
             answer.right, answer.note = smiles == to_smiles(own), smiles
             likeness.append(tanimoto(own, molecule))
-            known.append(smiles in self.known)
+            known.append(molecule in self.known)
         figures = {"valid": _mean(valid), "tanimoto": _mean(likeness), "known": _mean(known)}
         return {"exact": share_right(answers), **figures}
 

@@ -71,7 +71,8 @@ def test_generated_molecules_are_marked():
         Answer(documents[1], Reply([], [], [Part("graph", data=from_smiles("CCO", "x"))])),
         Answer(documents[2], Reply([], [], [])),
     ]
-    figures = Check(make(), documents[:1]).judge(answers)
+    unfit = Document("unfit", [Message(None, [Part("graph", data=b"C" * 40)])])
+    figures = Check(make(), [*documents[:1], unfit]).judge(answers)
     assert [answer.right for answer in answers] == [True, False, False]
     assert [answer.note for answer in answers] == ["CCO", "CCO", "no molecule"]
     assert figures["exact"] == pytest.approx(1 / 3)
