@@ -18,6 +18,7 @@ STAGES = (
     "quantizer",
     "link_prediction",
     "atom_codes",
+    "node_codes",
     "pretrained",
     "pretrain",
 )

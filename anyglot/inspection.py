@@ -42,7 +42,7 @@ def show(path: Path, document: int | None = None, text: Path | None = None, cons
         else:
             _documents(path, document, console)
         return
-    for result in ("model", "tokenizer", "quantizer"):  # of a training run's folder
+    for result in ("model", "tokenizer", "quantizer", "codes"):  # of a training run's folder
         path = path / result if (path / result).is_dir() else path
     if document is not None:
         _tokens(path, document, text, console)
@@ -54,13 +54,31 @@ def show(path: Path, document: int | None = None, text: Path | None = None, cons
         _mapping(json.loads((path / "quantizer.json").read_text("utf-8")), console)
         if (path.parent / "metrics.json").is_file():
             _health(json.loads((path.parent / "metrics.json").read_text("utf-8")), console)
+    elif (path / "codes.json").is_file():
+        _node_codes(path, console)
     elif (path / "manifest.json").is_file():
         _mapping(json.loads((path / "manifest.json").read_text("utf-8")), console)
     else:
         raise AnyglotError(
-            f"{path}: no manifest.json (tokenizer), quantizer.json, vocabulary.json, config.json (model) or *.arrow "
-            "(shards) here"
+            f"{path}: no manifest.json (tokenizer), quantizer.json, codes.json, vocabulary.json, config.json (model) "
+            "or *.arrow (shards) here"
         )
+
+
+def _node_codes(path: Path, console: Console) -> None:
+    """How many codes nodes have and how well these tell them apart, then the first nodes."""
+    from anyglot.tokenizers.node_codes import NodeCodes
+
+    found = NodeCodes.load(path)
+    report = found.report()
+    console.print(
+        f"{len(found)} nodes, {len(found.levels)} codes each, of codebooks of {list(found.levels)}: {report.distinct} "
+        f"different ones, {report.collisions} nodes share theirs, {report.entropy:.2f} bits in use"
+    )
+    table = Table("node", "codes", box=None, header_style="bold")
+    for index, codes in enumerate(found.codes[:FIRST].tolist()):
+        table.add_row(found.names[index] if found.names else str(index), " ".join(map(str, codes)))
+    console.print(table)
 
 
 def _health(metrics: dict[str, Any], console: Console) -> None:

@@ -19,6 +19,7 @@ SCHEMAS = {  # what the verbs make of a config, by its `stage` or `kind`
     "action_tokenizer": "anyglot.train.action_tokenizer:ActionTokenizerConfig",
     "pretrained": "anyglot.train.pretrained:PretrainedStageConfig",
     "quantizer": "anyglot.train.quantizer:QuantizerStageConfig",
+    "node_codes": "anyglot.train.node_codes:NodeCodesConfig",
     "link_prediction": "anyglot.train.link_prediction:LinkPredictionConfig",
     "atom_codes": "anyglot.train.atom_codes:AtomCodesConfig",
     "pretrain": "anyglot.train.pretrain:PretrainConfig",

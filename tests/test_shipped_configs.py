@@ -30,6 +30,7 @@ SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot to
     "action_tokenizer": ("anyglot.train.action_tokenizer", "ActionTokenizerConfig"),
     "pretrained": ("anyglot.train.pretrained", "PretrainedStageConfig"),
     "quantizer": ("anyglot.train.quantizer", "QuantizerStageConfig"),
+    "node_codes": ("anyglot.train.node_codes", "NodeCodesConfig"),
     "link_prediction": ("anyglot.train.link_prediction", "LinkPredictionConfig"),
     "atom_codes": ("anyglot.train.atom_codes", "AtomCodesConfig"),
     "pretrain": ("anyglot.train.pretrain", "PretrainConfig"),

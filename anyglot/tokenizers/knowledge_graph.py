@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyglot.errors import AnyglotError
+from anyglot.files import write_text
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -91,6 +92,14 @@ def read_triples(path: str | Path) -> list[tuple[str, str, str]]:
     if not found:
         raise AnyglotError(f"{path}: no triples in it")
     return found
+
+
+def write_triples(path: str | Path, triples: Sequence[tuple[str, str, str]]) -> None:
+    """Write a file that `read_triples` reads, atomically. Raises AnyglotError for names that a line cannot hold."""
+    for triple in triples:
+        if len(triple) != 3 or any(not name or set(name) & set("\t\n\r") for name in triple):
+            raise AnyglotError(f"{path}: {triple!r} is no triple of names without tabs and line ends")
+    write_text(path, "".join("\t".join(triple) + "\n" for triple in triples))
 
 
 def index_triples(

@@ -124,3 +124,30 @@ def test_figures_of_ranks_by_hand():
     assert found == pytest.approx(
         {"mrr": (1 + 0.5 + 0.25 + 0.1 + 1 / 10.5) / 5, "hits@1": 0.2, "hits@3": 0.4, "hits@10": 0.8}
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rounding", [None, 0], ids=["no ties", "many ties"])
+def test_figures_are_those_of_pykeen_s_evaluator_on_the_same_scores(nations, rounding):
+    pytest.importorskip("pykeen", reason="needs anyglot[peers]")
+    from pykeen.evaluation import RankBasedEvaluator
+
+    triples, entities, relations = nations
+    table = torch.randn(entities, 2 * relations, entities, generator=torch.Generator().manual_seed(0))
+    table = table if rounding is None else table.round()
+    every = torch.cat(list(triples.values()))
+    known = KnownTails(every, relations)
+    ours = figures(filtered_ranks(lambda heads, relation: table[heads, relation], triples["test"], known))
+    evaluator = RankBasedEvaluator()
+    head, relation, tail = triples["test"].unbind(1)
+    for target, first, asked, true in (("tail", head, relation, tail), ("head", tail, relation + relations, head)):
+        scores = table[first, asked]
+        own = scores.gather(1, true[:, None])
+        rows, found = known.of(first, asked)
+        scores[rows, found] = torch.nan  # what is known does not compete
+        scores.scatter_(1, true[:, None], own)
+        evaluator.process_scores_(triples["test"], target, scores, own)
+    theirs = evaluator.finalize()
+    assert ours["mrr"] == pytest.approx(theirs.get_metric("both.realistic.inverse_harmonic_mean_rank"), rel=1e-6)
+    for k in (1, 3, 10):
+        assert ours[f"hits@{k}"] == pytest.approx(theirs.get_metric(f"both.realistic.hits_at_{k}"))

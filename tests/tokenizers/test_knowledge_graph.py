@@ -94,6 +94,19 @@ def test_reading_names_the_line_that_is_wrong(tmp_path):
         kg.read_triples(tmp_path / "none.txt")
 
 
+def test_triples_come_back_from_a_file(tmp_path):
+    triples = [("a b", "é", "c"), *PATH]
+    kg.write_triples(tmp_path / "deep" / "train.txt", triples)
+    assert kg.read_triples(tmp_path / "deep" / "train.txt") == triples
+    for wrong in (("a", "b"), ("a", "", "c"), ("a", "b\tc", "d"), ("a", "b", "c\n")):
+        with pytest.raises(AnyglotError, match="is no triple of names"):
+            kg.write_triples(tmp_path / "wrong.txt", [wrong])
+    assert not (tmp_path / "wrong.txt").exists()
+    kg.write_triples(tmp_path / "empty.txt", [])
+    with pytest.raises(AnyglotError, match="no triples in it"):
+        kg.read_triples(tmp_path / "empty.txt")
+
+
 def test_indexing_drops_repetitions_and_refuses_strangers():
     rows = kg.index_triples([*PATH, PATH[0]], NAMES, ("likes", "owns"), "test.txt")
     assert len(rows) == len(PATH)

@@ -11,31 +11,35 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anyglot.errors import ConfigError
+from anyglot.tokenizers.networks.sparse import drop_features
 
 WITH_EDGES = ("gin", "gat")  # layers that look at features of edges
 
 
 @dataclass
 class GNNConfig:
-    """type: "gcn" (arXiv:1609.02907), "sage" (mean of neighbours, arXiv:1706.02216), "gat" (arXiv:1710.10903) or "gin"
-    (arXiv:1810.00826; with features of edges GINE, arXiv:1905.12265).
+    """type: "gcn" (arXiv:1609.02907), "sage" (mean of neighbours, arXiv:1706.02216), "gat" (arXiv:1710.10903), "gin"
+    (arXiv:1810.00826; with features of edges GINE, arXiv:1905.12265), or "appnp" (`hops` steps of personalised
+    PageRank, arXiv:1810.05997, without weights but for a linear map before them where widths differ).
 
     layers: hops that a node sees. width: of every layer's vectors. heads: of "gat", which share the width.
     dropout: of what a layer reads. norm: of what a layer makes. skip: a linear map of what a layer reads is added.
+    hops: of each layer of "appnp".
     """
 
-    type: Literal["gcn", "sage", "gat", "gin"] = "gcn"
+    type: Literal["gcn", "sage", "gat", "gin", "appnp"] = "gcn"
     layers: int = 2
     width: int = 64
     heads: int = 1
     dropout: float = 0.5
     norm: Literal["none", "batch", "layer"] = "none"
     skip: bool = False
+    hops: int = 5
 
     def check(self, where: str) -> None:
         """Raise ConfigError for values that cannot work."""
-        if self.layers < 1 or self.width < 1 or self.heads < 1:
-            raise ConfigError(f"{where}: layers, width and heads must be at least 1")
+        if self.layers < 1 or self.width < 1 or self.heads < 1 or self.hops < 1:
+            raise ConfigError(f"{where}: layers, width, heads and hops must be at least 1")
         if self.heads > 1 and self.type != "gat":
             raise ConfigError(f"{where}.heads: only 'gat' has heads, not {self.type!r}; leave it out")
         if self.width % self.heads:
@@ -56,8 +60,11 @@ class GNNLayer(nn.Module):
         self.norm = norms[config.norm](outputs)
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
-        """Nodes [nodes, inputs] to [nodes, outputs]; edge_attr [edges, edge_inputs] if it was made for them."""
-        x = F.dropout(x, self.dropout, self.training)
+        """Nodes [nodes, inputs] to [nodes, outputs]; edge_attr [edges, edge_inputs] if it was made for them.
+
+        "gcn", "gat" and "appnp" read sparse rows too.
+        """
+        x = drop_features(x, self.dropout, self.training)
         h = self.convolution(x, edge_index, edge_attr) if self.edges else self.convolution(x, edge_index)
         h = self.norm(h if self.skip is None else h + self.skip(x))
         return F.relu(h) if self.active else h
@@ -93,11 +100,27 @@ class GNN(nn.Module):
         return x
 
 
+class PersonalisedPageRank(nn.Module):
+    """Steps of a walk that starts again at its node with a chance of a tenth; a linear map first if widths differ."""
+
+    def __init__(self, inputs: int, outputs: int, hops: int) -> None:
+        super().__init__()
+        from torch_geometric.nn import APPNP
+
+        self.lin = nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs)
+        self.walk = APPNP(hops, alpha=0.1)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.walk(self.lin(x), edge_index)
+
+
 def _convolution(config: GNNConfig, inputs: int, outputs: int, edge_inputs: int) -> nn.Module:
     from torch_geometric.nn import GATConv, GCNConv, GINConv, GINEConv, SAGEConv
 
     if config.type == "gcn":
         return GCNConv(inputs, outputs)
+    if config.type == "appnp":
+        return PersonalisedPageRank(inputs, outputs, config.hops)
     if config.type == "sage":
         return SAGEConv(inputs, outputs)
     if config.type == "gat":
