@@ -36,6 +36,8 @@ DECODERS: dict[str, tuple[Any, Any]] = {
     "seanet": (SEANetConfig, SEANetDecoder),
 }
 
+LIKE = 0.8  # of the longest sound of a batch is the shortest, for padding is work for nothing
+
 
 @dataclass
 class SpeechConfig:
@@ -187,11 +189,12 @@ class SpeechTokenizer(TokenizerModule):
         return pad(audio, (0, -audio.shape[1] % self.hop))
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Indices of sounds in batches of like length, each at most batch_seconds with its padding."""
+        """Indices of sounds in batches of like length, each at most batch_seconds with its padding, which is little."""
         batches: list[list[int]] = []
         for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
             room = self.config.batch_seconds * self.config.sample_rate
-            if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > room:
+            longest = lengths[batches[-1][0]] if batches else 0
+            if lengths[index] < LIKE * longest or not batches or (len(batches[-1]) + 1) * longest > room:
                 batches.append([])
             batches[-1].append(index)
         return batches

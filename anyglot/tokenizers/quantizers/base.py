@@ -221,7 +221,8 @@ class Quantizer(Fp32Buffers):
     def decode_flat(self, codes: Tensor) -> Tensor:
         """Vectors [n, dim] of codes [n, levels]; zero where every level is -1."""
         vectors = self.project_out(self.lookup(codes.clamp(min=0) if len(self.levels) == 1 else codes))
-        return torch.where((codes >= 0).any(-1, keepdim=True), vectors, 0.0)
+        some = (codes >= 0).any(-1, keepdim=True)
+        return vectors if bool(some.all()) else torch.where(some, vectors, 0.0)
 
     def _check_codes(self, codes: Tensor) -> None:
         expected = f"expected integer codes [..., {len(self.levels)}]"

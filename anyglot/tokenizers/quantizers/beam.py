@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from anyglot.tokenizers.quantizers.search import nearest
 
@@ -91,6 +92,9 @@ def descend(x: Tensor, codebooks: Tensor, codes: Tensor, sweeps: int) -> Tensor:
 
 def sum_of(codebooks: Tensor, codes: Tensor) -> Tensor:
     """Sums [n, d] of the code vectors that codes [n, m] select from codebooks [m, K, d]; a code of -1 adds nothing."""
+    if codes.numel() and bool((codes >= 0).all()):  # in one pass over the output
+        starts = torch.arange(len(codebooks), device=codes.device) * codebooks.shape[1]
+        return embedding_bag(codes + starts, codebooks.flatten(0, 1), mode="sum")
     total = codebooks.new_zeros(codes.shape[0], codebooks.shape[2])
     for level, codebook in enumerate(codebooks):
         chosen = codes[:, level]
