@@ -25,6 +25,7 @@ SCHEMAS = {  # what the verbs make of a config, by its `stage` or `kind`
     "pretrain": "anyglot.train.pretrain:PretrainConfig",
     "tokenizers": "anyglot.eval.tokenizers:TokenizersEval",
     "language_model": "anyglot.eval.language_model:LanguageModelEval",
+    "recommendation": "anyglot.eval.recommendation:RecommendationEval",
     "tokenize": "anyglot.data.sources:TokenizeConfig",
 }
 PLACEHOLDERS = {"CONFIG", "CORPUS"}

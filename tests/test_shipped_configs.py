@@ -36,6 +36,7 @@ SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot to
     "pretrain": ("anyglot.train.pretrain", "PretrainConfig"),
     "tokenizers": ("anyglot.eval.tokenizers", "TokenizersEval"),
     "language_model": ("anyglot.eval.language_model", "LanguageModelEval"),
+    "recommendation": ("anyglot.eval.recommendation", "RecommendationEval"),
     "tokenize": ("anyglot.data.sources", "TokenizeConfig"),
 }
 

@@ -102,7 +102,7 @@ def beam_search(
     device, rows = decoder.head.device, len(prompts)
     ids, pads = padded_prompts(opened, decoder.vocabulary.pad, device)
     cache = KeyValueCache(ids.shape[1] + beams * (rules.levels - 1))
-    hidden = decoder._forward(ids, pads, cache)[:, None]  # [rows, 1, hidden]
+    hidden = decoder.hidden_after(ids, pads, cache)[:, None]  # [rows, 1, hidden]
     seen = (torch.arange(ids.shape[1], device=device) >= pads[:, None])[:, None]  # [rows, beams, keys]
     prefixes: list[list[Prefix]] = [[()] for _ in range(rows)]
     scores = torch.zeros(rows, 1, device=device)

@@ -88,7 +88,7 @@ class Decoder:
         cache = KeyValueCache(self._room(rows, ids.shape[1]))
         active = list(rows)
         while active:
-            hidden = self._forward(ids, pads, cache)  # [rows, hidden]
+            hidden = self.hidden_after(ids, pads, cache)  # [rows, hidden]
             chosen = self._choose(active, hidden)
             for row, token in zip(active, chosen, strict=True):
                 self._take(row, token)
@@ -121,7 +121,7 @@ class Decoder:
         asked = (min(r.request.max_tokens + span + 1, self.limit - len(r.request.prompt)) for r in rows)
         return prompt + max(asked)
 
-    def _forward(self, ids: Tensor, pads: Tensor, cache: KeyValueCache) -> Tensor:
+    def hidden_after(self, ids: Tensor, pads: Tensor, cache: KeyValueCache) -> Tensor:
         """Hidden states `[rows, hidden]` after the last of `ids` `[rows, new]`."""
         new, before = ids.shape[1], cache.filled
         places = torch.arange(before, before + new, device=ids.device)  # [new]

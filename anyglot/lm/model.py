@@ -20,6 +20,7 @@ class ModelConfig:
     """A Qwen3 model (RMSNorm, RoPE, QK-norm, SwiGLU, grouped-query attention), trained from scratch.
 
     hidden: width. intermediate: width inside the feed-forward layer, 0 for 8/3 of `hidden` rounded up to 64.
+    dropout: of embeddings and of what each attention and feed-forward layer adds; a checkpoint does not keep it.
     tie: the output head is the embedding. pad_vocabulary_to: round the number of rows up to a multiple.
     pretrained: a Hugging Face checkpoint directory to start from instead; the shape fields are then unused.
     """
@@ -32,6 +33,7 @@ class ModelConfig:
     max_length: int = 4096
     rope_theta: float = 10_000.0
     attention_dropout: float = 0.0
+    dropout: float = 0.0
     tie: bool = True
     pad_vocabulary_to: int = 64
     pretrained: str = ""
@@ -53,6 +55,8 @@ def build_model(config: ModelConfig, vocabulary_size: int, seed: int = 0) -> Any
                 f"the vocabulary {vocabulary_size}; extend the checkpoint first"
             )
         return model
+    if not 0 <= config.dropout < 1:
+        raise ConfigError(f"model.dropout: a share of 0 to 1, got {config.dropout}")
     if config.hidden % config.heads or config.heads % config.key_value_heads:
         raise ConfigError(
             f"model.hidden {config.hidden} must be a multiple of model.heads {config.heads}, "
@@ -77,7 +81,23 @@ def build_model(config: ModelConfig, vocabulary_size: int, seed: int = 0) -> Any
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return transformers.Qwen3ForCausalLM(architecture)
+        model = transformers.Qwen3ForCausalLM(architecture)
+    if config.dropout:
+        for module in (model.model.embed_tokens, *(part for b in model.model.layers for part in (b.self_attn, b.mlp))):
+            module.register_forward_hook(_Dropout(config.dropout))
+    return model
+
+
+class _Dropout:
+    """A hook that drops from what a layer gives in training: a Qwen3 model has no dropout but that of attention."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def __call__(self, module: nn.Module, _: Any, output: Any) -> Any:
+        if isinstance(output, tuple):  # attention: what it gives, and its weights
+            return (self(module, _, output[0]), *output[1:])
+        return nn.functional.dropout(output, self.share, module.training)
 
 
 @torch.no_grad()

@@ -148,7 +148,7 @@ class ItemTokenizer(TokenizerModule):
         latents = self.encoder(self.normalised(self.embeddings))
         codes = self.quantizer.encode(latents).cpu()
         if self.config.collisions == "sinkhorn":
-            codes = reassigned(codes, lambda members: self._costs(latents, codes, members), self.config.blur)
+            codes = reassigned(codes, lambda members: self.costs(latents, codes, members), self.config.blur)
         if self.config.collisions == "digit":
             codes = with_digit(codes)
             self.digits.fill_(int(codes[:, -1].max()) + 1 + self.config.room)
@@ -283,7 +283,7 @@ class ItemTokenizer(TokenizerModule):
         self.table = table.to(self.device)
         self._catalogue = []
 
-    def _costs(self, latents: Tensor, codes: Tensor, members: list[int]) -> Tensor:
+    def costs(self, latents: Tensor, codes: Tensor, members: list[int]) -> Tensor:
         """Squared distances [members, size] to the codes that items share with each last one."""
         size = self.quantizer.levels[-1]
         candidates = codes[members[:1]].repeat(size, 1)
@@ -307,7 +307,7 @@ class ItemTokenizer(TokenizerModule):
         size = self.spec.levels[-1]
         order = list(range(size))
         if self.config.collisions == "sinkhorn":
-            order = self._costs(latents, codes, [index])[0].argsort(stable=True).tolist()
+            order = self.costs(latents, codes, [index])[0].argsort(stable=True).tolist()
         for code in order:
             if not self.items_of((*prefix, code)):
                 return int(code)

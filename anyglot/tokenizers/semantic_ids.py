@@ -50,9 +50,17 @@ def reassigned(codes: Tensor, costs: Costs, blur: float) -> Tensor:
                 f"{len(members)} items share the first codes {list(prefix)}, the last level has {cost.shape[1]}; "
                 "give the quantizer more levels or codes, or set collisions to 'digit'"
             )
-        plan = balanced_transport(cost, float(cost.mean().clamp(min=1e-12)) * blur, ITERATIONS)
-        codes[members, -1] = torch.tensor(_granted(plan))
+        codes[members, -1] = torch.tensor(_granted(_plan(cost, float(cost.mean().clamp(min=1e-12)) * blur)))
     return codes
+
+
+def _plan(cost: Tensor, blur: float) -> Tensor:
+    """Each of n items [n, size] moved to one code in all, no code given more than one: what is over goes to nobody."""
+    items, size = cost.shape
+    over = size - items
+    masses = cost.new_tensor([1.0] * items + [float(over)] * bool(over)) / size
+    nobody = cost.new_zeros(int(bool(over)), size)  # all codes are alike to it
+    return balanced_transport(torch.cat([cost, nobody]), blur, ITERATIONS, masses)[:items]
 
 
 def _granted(plan: Tensor) -> list[int]:

@@ -115,3 +115,22 @@ def test_an_extended_model_keeps_what_it_knew(tie):
     assert 0.5 < float((embedding[45:].std() / embedding[:40].std()).detach()) < 2
     with pytest.raises(ConfigError, match="not cut to 80"):
         extend_model(model, 90, 80)
+
+
+def test_dropout_acts_in_training_alone_and_leaves_the_checkpoint_as_it_is(tmp_path):
+    import transformers
+
+    model = build_model(ModelConfig(hidden=32, layers=2, heads=2, dropout=0.5), 40)
+    plain = build_model(ModelConfig(hidden=32, layers=2, heads=2), 40)
+    ids = torch.arange(12)[None]
+    wanted = plain.eval()(ids).logits
+    assert torch.equal(model.eval()(ids).logits, wanted)
+    model.train()
+    torch.manual_seed(0)
+    first, second = model(ids).logits, model(ids).logits
+    assert not torch.allclose(first, second)
+    model.save_pretrained(tmp_path)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(again.train()(ids).logits, wanted)
+    with pytest.raises(ConfigError, match=r"model.dropout: a share of 0 to 1, got 1"):
+        build_model(ModelConfig(dropout=1.0), 40)

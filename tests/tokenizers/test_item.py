@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from anyglot.config import typed
 from anyglot.errors import AnyglotError, ConfigError, MediaError
@@ -182,6 +183,9 @@ def test_reassignment_is_a_cheapest_choice_of_distinct_codes():
     assert found[3].tolist() == [1, 2]
     assert len({tuple(row) for row in found.tolist()}) == 5
     assert torch.equal(found, reassigned(codes, costs, blur=0.02))
+    best = linear_sum_assignment(cost.numpy())
+    paid = cost[torch.arange(4), found[[0, 1, 2, 4], -1]].sum()
+    assert paid == pytest.approx(float(cost[best].sum()), rel=0.05)
     with pytest.raises(AnyglotError, match="4 items share the first codes"):
         reassigned(codes, lambda members: cost[:, :3], blur=0.02)
     assert with_digit(codes)[:, -1].tolist() == [0, 1, 2, 0, 0]
@@ -195,6 +199,8 @@ def test_transport_keeps_its_sums(blur):
     torch.testing.assert_close(plan.sum(1), torch.full((5,), 0.2, dtype=torch.float64))
     torch.testing.assert_close(plan.sum(0), torch.full((8,), 0.125, dtype=torch.float64), atol=1e-3, rtol=0)
     assert torch.equal(plan, balanced_transport(cost, blur, 2000))
+    masses = torch.tensor([0.5, 0.1, 0.1, 0.1, 0.2])
+    torch.testing.assert_close(balanced_transport(cost, blur, 2000, masses).sum(1), masses.double())
 
 
 def test_clusters_have_equal_sizes():

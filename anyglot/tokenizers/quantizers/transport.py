@@ -30,16 +30,17 @@ def relaxed_transport(cost: Tensor, blur: float, uniformity: float, iterations: 
 
 
 @torch.no_grad()
-def balanced_transport(cost: Tensor, blur: float, iterations: int) -> Tensor:
-    """The plan float64 [n, size] that moves n equal masses, 1 in all, to `size` places that get 1 / size each.
+def balanced_transport(cost: Tensor, blur: float, iterations: int, masses: Tensor | None = None) -> Tensor:
+    """The plan float64 [n, size] that moves masses [n], 1 in all (default: equal), to `size` places of 1 / size each.
 
     It minimises <plan, cost> + blur KL(plan | uniform) by Sinkhorn iterations on logarithms, so that no blur is too
-    small. Rows sum to 1 / n exactly, columns to 1 / size as far as the iterations got. The same on every run.
+    small. Rows sum to their masses exactly, columns to 1 / size as far as the iterations got. The same on every run.
     """
     rows, columns = cost.shape
+    logs = cost.new_full((rows,), -math.log(rows), dtype=torch.float64) if masses is None else masses.double().log()
     scaled = -cost.double() / blur
     left, right = scaled.new_zeros(rows), scaled.new_zeros(columns)
     for _ in range(iterations):
         right = -math.log(columns) - (scaled + left[:, None]).logsumexp(0)
-        left = -math.log(rows) - (scaled + right).logsumexp(1)
+        left = logs - (scaled + right).logsumexp(1)
     return (scaled + left[:, None] + right).exp()
