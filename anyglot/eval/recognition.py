@@ -49,12 +49,6 @@ def recognition(
     return Recognised(right(heldout), right(decoded))
 
 
-def spread(motion: np.ndarray) -> np.ndarray:
-    """Of any motion `[frames, features]`: mean, standard deviation and mean change of each feature, `[3 features]`."""
-    changes = np.abs(np.diff(motion, axis=0)).mean(0) if len(motion) > 1 else np.zeros(motion.shape[1])
-    return np.concatenate([motion.mean(0), motion.std(0), changes])
-
-
 class SignLetters:
     """Of a signed letter, in the features of `anyglot.tokenizers.signs`: shape and place of the right hand in the hold.
 

@@ -1,19 +1,26 @@
 """Motion metrics on hand-computed numbers, their invariances, and the figures of a whole evaluation."""
 
+from string import ascii_uppercase
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from anyglot.config import typed
+from anyglot import assets
+from anyglot.config import load_mapping, typed
+from anyglot.data.corpora import signs as corpus
 from anyglot.data.documents import Document, Message, Part
 from anyglot.eval.answers import Answer
+from anyglot.eval.documents import load_documents, part_of, text_of
 from anyglot.eval.motion import Check, evaluate, foot_skate_ratio, mpjpe, pa_mpjpe, velocity_error
-from anyglot.eval.recognition import SignLetters, recognition, spread
+from anyglot.eval.recognition import SignLetters, recognition
 from anyglot.inference.anyglot import Reply
 from anyglot.tokenizers import signs
+from anyglot.tokenizers.base import load_tokenizer
 from anyglot.tokenizers.figures import FIGURES
 from anyglot.tokenizers.motion import MotionConfig, MotionTokenizer
+from anyglot.train.tokenizer import run as train
 
 SQUARE = np.array([(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0.5)])
 
@@ -158,4 +165,25 @@ def test_statistics_know_no_size_and_no_length():
     np.testing.assert_allclose(letters(larger), letters(clip), rtol=1e-4, atol=1e-5)
     slower = np.repeat(clip, 2, axis=0)
     np.testing.assert_allclose(letters(slower), letters(clip), atol=0.05)
-    assert spread(clip).shape == (3 * signs.FEATURES,)
+
+
+@pytest.mark.slow
+def test_letters_are_still_recognised_after_coding(tmp_path):
+    """One fold of scripts/bench_motion.py; all of them say what share is kept, with an interval."""
+    if not assets.cached("spoken-to-signed"):
+        pytest.skip("the wheel of spoken-to-signed is not cached; `anyglot fetch signs` downloads it")
+    corpus.run({}, tmp_path, "here")
+    train(load_mapping("motion/signs", [f"data.files=[{tmp_path / 'signs.jsonl'}]", f"out={tmp_path / 'run'}"]), "here")
+    tokenizer = load_tokenizer(tmp_path / "run" / "tokenizer")
+    clips: dict[str, list] = {"train": [], "heldout": []}
+    for document in load_documents([tmp_path / "signs.jsonl"]):
+        letter = text_of(document).split()[2]
+        if len(letter) == 1 and letter in ascii_uppercase:
+            clips[document.split].append((tokenizer.read(part_of(document, "motion").path), letter))
+    training, labels = zip(*clips["train"], strict=True)
+    heldout, wanted = zip(*clips["heldout"], strict=True)
+    decoded = tokenizer.decode(tokenizer.encode(heldout), [len(clip) for clip in heldout])
+    found = recognition(SignLetters(), training, labels, heldout, decoded, wanted)
+    assert len(heldout) == 80
+    assert found.original.mean() > 0.45
+    assert found.decoded.mean() > 0.75 * found.original.mean()
