@@ -43,7 +43,8 @@ def trained(name: str, config: str, out: Path, data: Path, **changes: Any) -> tu
     noted = out / name / "cpu_seconds.json"
     mapping = load_mapping(config, [f"data.files=[{data}]", f"out={out / name}"])
     for key, value in changes.items():
-        mapping["model"][key] = {k: v for k, v in {**mapping["model"][key], **value}.items() if v is not None}
+        target = mapping["model"] if key in mapping["model"] else mapping
+        target[key] = {k: v for k, v in {**target[key], **value}.items() if v is not None}
     began = time.process_time()
     if not noted.exists():
         train(mapping, config)
@@ -139,14 +140,17 @@ def humanml3d_section(runs: Path, seed: int, measured: int) -> dict[str, Any]:
 
 
 def mocap_section(runs: Path, seed: int, measured: int) -> dict[str, Any]:
-    """A VQ and a residual VQ of the same network on the last fifth of every captured movement."""
+    """A VQ, the same with motions in a mirror too, and a residual VQ, on the last fifth of every movement."""
     data = runs / "mocap"
     if not (data / "motion.jsonl").exists():
         mocap.run({}, data, "bench_motion")
     residual = {"type": "residual", "levels": 4, "inner": {"type": "vq", "size": 256}, "size": None}
     found = {}
-    for name, changes in (("vq", {}), ("residual", {"quantizer": residual})):
-        tokenizer, took = trained(f"mocap-{name}", "motion/small", runs, data / "motion.jsonl", **changes)
+    mirror = {"objective": {"mirror": "humanoid"}}
+    for name, changes in (("vq", {}), ("vq, mirrored", mirror), ("residual", {"quantizer": residual})):
+        tokenizer, took = trained(
+            f"mocap-{name.replace(', ', '-')}", "motion/small", runs, data / "motion.jsonl", **changes
+        )
         heldout, texts = split(data / "motion.jsonl", tokenizer, "heldout")
         training, _ = split(data / "motion.jsonl", tokenizer, "train")
         seen = evaluate(tokenizer, training)
@@ -259,7 +263,9 @@ def main() -> None:
     options = parser.parse_args()
     path = options.out / "motion.json"
     results = json.loads(path.read_text("utf-8")) if path.exists() else {"sections": {}}
-    results["command"] = "python scripts/bench_motion.py"
+    results["command"] = "python scripts/bench_motion.py" + (
+        f" --folds {options.folds}" if options.folds < FOLDS else ""
+    )
     results["seed"] = options.seed
     results["machine"] = {
         "cpu": platform.processor() or platform.machine(),
