@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from anyglot.config import to_mapping, typed
 from anyglot.errors import AnyglotError, ConfigError
 from anyglot.files import write_json
-from anyglot.tokenizers.base import tokenizer_class
+from anyglot.tokenizers.base import load_directory, tokenizer_class
 from anyglot.tokenizers.quantizers.health import Health
 from anyglot.train.device import compute_dtype, local_device
 from anyglot.train.health import health_scalars, show_health
@@ -64,13 +64,15 @@ class OptimizerConfig:
 @dataclass
 class TokenizerConfig:
     """modality: or the module of anyglot.tokenizers that implements it, where that has another name.
-    model, objective: fields of the modality's CONFIG dataclasses. batch_size: over all ranks.
+    model, objective: fields of the modality's CONFIG dataclasses. start: directory of a tokenizer of the same shape
+    whose weights training begins with, "" for random ones. batch_size: over all ranks.
     steps: of training, unless minutes > 0: then as many as fit. ema: decay of the averaged weights that are kept in
     the end, 0 for none. log_every, save_every, sample_every: in steps. samples: held-out media shown."""
 
     stage: str = "tokenizer"
     modality: str = MISSING
     out: str = MISSING
+    start: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     model: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, Any] = field(default_factory=dict)
@@ -119,6 +121,8 @@ def train(config: TokenizerConfig, where: str, world: Ranks) -> None:
     kind = tokenizer_class(config.modality)
     goal = importlib.import_module(f"anyglot.tokenizers.objectives.{config.modality}")
     model = kind(typed(kind.config_class, config.model, f"{where}: model")).to(device).train()
+    if config.start:
+        _start_from(config.start, model)
     levels = model.quantizer.levels
     objective_config = typed(goal.CONFIG, config.objective, f"{where}: objective")
     objective = goal.OBJECTIVE(objective_config).to(device).train()
@@ -258,6 +262,15 @@ def _finish(
     done = {"steps": step, "seconds": round(seconds, 1), "fingerprint": tokenizer.fingerprint, "last": values}
     write_json(out / "done.json", {**done, "config": to_mapping(config)})
     (out / "state.pt").unlink(missing_ok=True)
+
+
+def _start_from(directory: str, model: nn.Module) -> None:
+    """Take the weights of a trained tokenizer. Raises ConfigError if its shape is another."""
+    try:
+        model.load_state_dict(load_directory(directory)[1])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise ConfigError(f"start: {directory} holds a tokenizer of another shape ({reason})") from error
 
 
 def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:

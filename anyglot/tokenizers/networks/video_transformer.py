@@ -1,6 +1,8 @@
 """Causal transformers for video, where one frame is a picture (C-ViViT of Phenaki, Villegas et al., arXiv:2210.02399).
 
-Frames are cut into patches, the first frame by itself, further ones in groups of `time_stride`. Layers see along the
+Frames are cut into patches, the first frame by itself, further ones in groups of `time_stride`. A group begins as the
+mean of its frames, each seen as the first frame is, and what moves is added by weights that start at zero: so what is
+learnt of pictures serves clips. Layers see along the
 axes that they are named for (`video_attention.KINDS`), so one file serves C-ViViT (space, then time), OmniTokenizer
 (windows, then time; arXiv:2406.09399) and BSQ-ViT (jointly, block-wise causal; arXiv:2406.07548). Same interface as
 `causal_video`: `output, state = network(input, state)`, streaming by construction.
@@ -78,6 +80,8 @@ class VideoTransformerEncoder(nn.Module):
         values = 3 * config.patch**2
         self.first = nn.Linear(values, config.width)
         self.further = nn.Linear(values * config.group, config.width)
+        nn.init.zeros_(self.further.weight)
+        nn.init.zeros_(self.further.bias)
         self.layers = CausalSequential(*(Layer(config, kind) for kind in config.layers))
         self.exit = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, dim))
 
@@ -90,8 +94,9 @@ class VideoTransformerEncoder(nn.Module):
         group = self.config.group
         count = waiting.shape[1] // group
         groups, waiting = waiting[:, : count * group], waiting[:, count * group :]
-        groups = groups.reshape(len(groups), count, group, *groups.shape[2:]).permute(0, 1, 3, 4, 2, 5).flatten(-2)
-        x = torch.cat([self.first(begin), self.further(groups)], 1)
+        groups = groups.reshape(len(groups), count, group, *groups.shape[2:])
+        moving = self.further(groups.permute(0, 1, 3, 4, 2, 5).flatten(-2))
+        x = torch.cat([self.first(begin), self.first(groups.mean(2)) + moving], 1)
         x, layers = self.layers(x + places(x), layers)
         return self.exit(x), (waiting, layers)
 
@@ -108,6 +113,8 @@ class VideoTransformerDecoder(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.first = nn.Linear(config.width, values)
         self.further = nn.Linear(config.width, values * config.group)
+        nn.init.zeros_(self.further.weight)
+        nn.init.zeros_(self.further.bias)
 
     def forward(self, latents: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Every latent frame gives a group of frames at once, the first of a stream one."""
@@ -115,9 +122,10 @@ class VideoTransformerDecoder(nn.Module):
         x, layers = self.layers(x + places(x), state)
         x = self.norm(x)
         alone = 1 if state is None else 0
-        groups = (
-            self.further(x[:, alone:]).unflatten(-1, (self.config.group, -1)).permute(0, 1, 4, 2, 3, 5).flatten(1, 2)
-        )
+        later = x[:, alone:]
+        still = self.first(later)[..., None, :]  # [batch, time, rows, columns, 1, values]
+        moving = self.further(later).reshape(*still.shape[:-2], self.config.group, still.shape[-1])
+        groups = (still + moving).permute(0, 1, 4, 2, 3, 5).flatten(1, 2)
         frames = torch.cat([self.first(x[:, :alone]), groups], 1)
         return pixel_shuffle(frames.permute(0, 1, 4, 2, 3), self.config.patch).transpose(1, 2), layers
 
