@@ -1,6 +1,6 @@
 """What the molecule tokenizer comes to on held-out molecules, with a picture of some before and after.
 
-    python scripts/bench_molecules.py [--only two_levels] [--steps 3500] [--runs DIR] [--out docs/results]
+    python scripts/bench_molecules.py [--only two_levels] [--steps 700] [--runs DIR] [--out docs/results]
 
 Fetches the corpus and trains each tokenizer that is not finished below --runs, by the config graph/molecules with
 another quantizer. Writes molecules.json after every tokenizer, then molecules.md, and images/molecules.png.
@@ -39,7 +39,7 @@ SHOWN = 8
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(VARIANTS), help=f"by commas: {', '.join(VARIANTS)}")
-    parser.add_argument("--steps", type=int, default=3500)
+    parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path("runs/bench_molecules"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
