@@ -42,9 +42,9 @@ STAGES = (  # what makes the recommender; each is skipped where it is finished
     ["eval", "item/eval"],
 )
 SASREC = [
-    SASRecConfig(dropout=dropout, length=length, batch=128, lr=lr, epochs=80)
-    for dropout, length, lr in ((0.5, 50, 2e-3), (0.3, 25, 2e-3), (0.5, 25, 2e-3))
-] + [SASRecConfig(dropout=0.3, length=50, batch=128, lr=2e-3, epochs=80, loss="binary")]
+    SASRecConfig(dropout=dropout, batch=128, lr=lr, epochs=100, loss=loss)
+    for dropout, lr, loss in ((0.3, 2e-3, "full"), (0.5, 2e-3, "full"), (0.3, 2e-3, "binary"))
+]
 SIGNS = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
 
 
@@ -100,9 +100,10 @@ def knn(data: Data) -> Iterator[Row]:
 
 
 def sasrec(data: Data) -> Iterator[Row]:
+    """The best by validation of the settings tried so far, after each."""
     best: Row = {}
     models = {}
-    for config in SASREC:
+    for tried, config in enumerate(SASREC, start=1):
         began = time.perf_counter()
 
         def judge(model: Any) -> float:
@@ -115,9 +116,9 @@ def sasrec(data: Data) -> Iterator[Row]:
             valid = data.ranks("valid", model.scores(data.asked("valid")[0])).figures()
             parameters = sum(parameter.numel() for parameter in model.parameters())
             best = {"method": "SASRec", "settings": {**asdict(config), "epoch": epoch}, "valid": valid}
-            best |= {"seconds": round(time.perf_counter() - began), "parameters": parameters, "tried": len(SASREC)}
-    scores = models["best"].scores(data.asked("test")[0])
-    yield {**best, "test": data.ranks("test", scores).figures()}
+            best |= {"seconds": round(time.perf_counter() - began), "parameters": parameters}
+        scores = models["best"].scores(data.asked("test")[0])
+        yield {**best, "tried": tried, "test": data.ranks("test", scores).figures()}
 
 
 def generation(run: Path) -> Iterator[Row]:
