@@ -1,10 +1,10 @@
 """`make demo`: the whole way once, on real data, each step the command that a user would type.
 
-    python scripts/demo.py --minutes 25 --out runs/demo
+    python scripts/demo.py --minutes 40 --out runs/demo
 
-Fetches emoji, speech and text; trains an image tokenizer, a speech codec and a text tokenizer; tokenizes; pretrains a
-small language model with DeepSpeed; generates in every direction; writes metrics.json and report.html. A finished step
-is not repeated, an interrupted one goes on where it was.
+Fetches emoji, speech, text, filmed movements, molecules and films that people rated; trains a tokenizer for each of
+seven modalities; tokenizes; pretrains a small language model with DeepSpeed; generates in every direction; writes
+metrics.json and report.html. A finished step is not repeated, an interrupted one goes on where it was.
 """
 
 import argparse
@@ -25,11 +25,20 @@ from rich.table import Table
 
 from anyglot.train.log import read_log
 
-BESIDE = 0.28  # share of the budget for everything that is not training
-SHARES = {"image": 0.20, "speech": 0.36, "lm": 0.39, "lm_shuffled": 0.05}  # of the rest
+BESIDE = 0.32  # share of the budget for everything that is not training
+SHARES = {  # of the rest
+    "image": 0.13,
+    "speech": 0.23,
+    "video": 0.13,
+    "motion": 0.03,
+    "graph": 0.12,
+    "item": 0.02,
+    "lm": 0.31,
+    "lm_shuffled": 0.03,
+}
+MEDIA = ("image", "speech", "video", "motion", "graph", "item")
 TITLES = {
-    "image": "train the image tokenizer",
-    "speech": "train the speech tokenizer",
+    **{name: f"train the {name} tokenizer" for name in (*MEDIA, "text")},
     "lm": "pretrain the language model",
     "lm_shuffled": "train a control on shuffled names",
 }
@@ -54,26 +63,32 @@ class Step:
 
 
 def steps_of(minutes: float, out: Path) -> list[Step]:
-    """The demo's steps for a budget: a smaller one trains shorter, on fewer names."""
-    spoken = round(min(1000, max(150, 40 * minutes)))
-    paired = round(min(80, max(12, 3.2 * minutes)))
-    asked = round(min(64, max(8, 3 * minutes)))
+    """The demo's steps for a budget: a smaller one trains shorter, on less data."""
+    spoken = round(min(1000, max(150, 25 * minutes)))
+    paired = round(min(80, max(12, 2 * minutes)))
+    molecules = round(min(20000, max(600, 500 * minutes)))
+    asked = round(min(64, max(8, 2 * minutes)))
     elsewhere = [] if out == Path("runs/demo") else [f"vars.run={out}"]
 
     def train(name: str) -> Step:
         words = ["train", f"demo/{name}", *elsewhere]
         if name in SHARES:
             words.append(f"minutes={minutes * (1 - BESIDE) * SHARES[name]:.2f}")
-        return Step(name, TITLES.get(name, "train the text tokenizer"), words, out / name / "done.json", out / name)
+        return Step(name, TITLES[name], words, out / name / "done.json", out / name)
 
-    data = ["fetch", "demo", "--out", str(out / "data"), f"spoken={spoken}", f"paired={paired}"]
+    def fetch(corpus: str, folder: str, title: str, done: str, *settings: str) -> Step:
+        words = ["fetch", corpus, "--out", str(out / folder), *settings]
+        return Step(folder, f"fetch {title}", words, out / folder / done, out / folder)
+
     tokens = ["tokenize", "demo/tokenize", *elsewhere]
     measure = ["eval", "demo/eval_tokenizers", *elsewhere, f"items={2 * asked}"]
     ask = ["eval", "demo/eval_lm", *elsewhere, f"names={asked}"]
     return [
-        Step("data", "fetch pictures, speech and text", data, out / "data" / "corpus.json", out / "data"),
-        train("image"),
-        train("speech"),
+        fetch("demo", "data", "pictures, speech and text", "corpus.json", f"spoken={spoken}", f"paired={paired}"),
+        fetch("moves", "moves", "filmed movements", "moves.jsonl"),
+        fetch("molecules", "molecules", "molecules and their names", "molecules.json", f"most={molecules}"),
+        fetch("movielens", "movielens", "films that people rated", "movielens.json"),
+        *(train(name) for name in MEDIA),
         train("text"),
         Step("tokens", "tokenize everything", tokens, out / "tokens" / "manifest.json", out / "tokens"),
         train("lm"),
@@ -86,7 +101,7 @@ def steps_of(minutes: float, out: Path) -> list[Step]:
 def main() -> None:
     """Run what is not finished, showing where it is; then write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=25, help="what it may take on 2 CPU cores, after downloads")
+    parser.add_argument("--minutes", type=float, default=40, help="what it may take on 2 CPU cores, after downloads")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the demo")
     arguments = parser.parse_args()
     steps = steps_of(arguments.minutes, arguments.out)

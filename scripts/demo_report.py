@@ -7,12 +7,34 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from anyglot.eval.report import Comparison, Direction, Figure, Pair, Part, Report, Sample, Section, Stage, build
+from anyglot.config import load_mapping
+from anyglot.eval.report import (
+    Cell,
+    Comparison,
+    Direction,
+    Figure,
+    Matrix,
+    Pair,
+    Part,
+    Report,
+    Sample,
+    Section,
+    Stage,
+    build,
+)
 from anyglot.files import write_json
 from anyglot.train.log import read_log
 
-MODALITIES = ("text", "image", "speech")
 ARROW = "→"
+JUDGED = {  # modality -> the figure that says how much of what was written is right, and what it means
+    "text": ("exact", "written exactly"),
+    "image": ("nearest_is_right", "nearest is its own"),
+    "speech": ("heard_exactly", "heard exactly"),
+    "video": ("nearest_is_right", "nearest shows it"),
+    "motion": ("nearest_is_right", "nearest is called so"),
+    "graph": ("exact", "the very molecule"),
+    "item": ("right_item", "the very film"),
+}
 
 
 def write_report(out: Path, steps: list[tuple[str, str]], minutes: float) -> Path:
@@ -25,11 +47,12 @@ def write_report(out: Path, steps: list[tuple[str, str]], minutes: float) -> Pat
     report = Report(
         title="Anyglot: the demo",
         summary=(
-            "Emoji pictures, their names, and the names spoken: three tokenizers and one small language model, trained "
-            f"from nothing, which knows {metrics['lm.names_paired']:.0f} names in all six directions."
+            "Names, pictures, speech, filmed movements, motion capture, molecules, and films that people rated: a "
+            "tokenizer for each modality and one small language model over all their codes, trained from nothing."
         ),
         commands=[command for _, command in steps],
         facts=facts(out, minutes, seconds),
+        matrix=matrix(metrics),
         sections=sections(),
         stages=stages(),
         comparisons=comparisons(out),
@@ -37,6 +60,28 @@ def write_report(out: Path, steps: list[tuple[str, str]], minutes: float) -> Pat
     )
     report.save(out)
     return build(out)
+
+
+def matrix(metrics: dict[str, Any]) -> Matrix:
+    """Source by target: what the mixture taught, and what was measured of it."""
+    stores = load_mapping("demo/lm")["data"]["stores"]
+    sources = load_mapping("demo/tokenize")["sources"]
+    trained = {tuple(order) for name in stores for order in sources[name].get("orders", [])}
+    trained |= {("text", "text"), ("item", "item")}  # of paragraphs, of histories: what comes next
+    cells: dict[str, dict[str, Cell]] = {}
+    for source in JUDGED:
+        cells[source] = {}
+        for target, (figure, _) in JUDGED.items():
+            keys = [
+                f"lm.{source}_to_{target}.{name}" for name in (f"{figure}_seen", f"{figure}_heldout", "span_validity")
+            ]
+            seen, heldout, validity = (key if key in metrics else "" for key in keys)
+            cells[source][target] = Cell((source, target) in trained, seen, heldout, validity)
+    what = (
+        "Of everything the model was asked to write: how much of it is right, for what it was to learn by heart and "
+        "for what nobody told it, and how many spans parse and decode. Only `trained`: it was learnt, nothing is asked."
+    )
+    return Matrix("Source by target", what, {name: meaning for name, (_, meaning) in JUDGED.items()}, cells)
 
 
 def training_figures(out: Path) -> dict[str, float]:
@@ -58,7 +103,10 @@ def training_figures(out: Path) -> dict[str, float]:
 
 def facts(out: Path, minutes: float, seconds: dict[str, float]) -> dict[str, str]:
     """Seeds, versions, machine and durations."""
-    corpus = read(out / "data/corpus.json")["counts"]
+    corpus = dict(read(out / "data/corpus.json")["counts"])
+    corpus["filmed movements"] = len((out / "moves/moves.jsonl").read_text("utf-8").splitlines())
+    corpus["molecules"] = len((out / "molecules/molecules.jsonl").read_text("utf-8").splitlines())
+    corpus["rated films"] = len((out / "movielens/items.jsonl").read_text("utf-8").splitlines())
     return {
         "budget": f"{minutes:g} minutes; took {sum(seconds.values()) / 60:.1f}",
         "corpus": ", ".join(f"{number:,} {name}" for name, number in corpus.items()),
@@ -100,19 +148,84 @@ def sections() -> list[Section]:
             Figure("speech.stoi", "STOI", digits=3),
         ],
     )
+    video = Section(
+        "Video",
+        [
+            Figure(
+                "video.psnr_heldout",
+                "PSNR of held-out films",
+                "dB",
+                26,
+                baselines={
+                    "mean picture": "video.mean_picture_psnr_heldout",
+                    "colour": "video.mean_colour_psnr_heldout",
+                },
+            ),
+            Figure("video.first_frame_psnr_heldout", "PSNR of their first frames, coded as pictures", "dB"),
+            Figure("video.ssim_heldout", "SSIM of their frames", digits=3),
+            Figure("video.change_error_heldout", "error of what changes (a still picture: 1)", better="lower"),
+            Figure("video.values_per_code", "values of red, green and blue per code", bar=30, digits=0),
+            Figure("video.codebook_usage", "codes in use", digits=3),
+        ],
+    )
+    motion = Section(
+        "Motion",
+        [
+            Figure("motion.variance_left_heldout", "variance left, held-out movements", better="lower", digits=3),
+            Figure(
+                "motion.velocity_error_heldout",
+                "error of how fast joints move",
+                better="lower",
+                digits=3,
+                baselines={"standing still": "motion.still_velocity_error_heldout"},
+            ),
+            Figure("motion.joints_error", "joints' error, held out", "m", better="lower", digits=3),
+            Figure("motion.joints_error_aligned", "the same, poses laid on each other", "m", better="lower", digits=3),
+            Figure("motion.codes_per_second", "codes per second", digits=0),
+        ],
+    )
+    graph = Section(
+        "Graphs",
+        [
+            Figure("graph.valid_heldout", "decoded held-out molecules that are valid", bar=0.95, digits=3),
+            Figure(
+                "graph.exact_heldout",
+                "the very molecule",
+                bar=0.6,
+                digits=3,
+                baselines={"not counting stereo": "graph.exact_flat_heldout"},
+            ),
+            Figure(
+                "graph.tanimoto_heldout",
+                "Tanimoto similarity of fingerprints",
+                digits=3,
+                baselines={"to another molecule": "graph.stranger_tanimoto_heldout"},
+            ),
+            Figure("graph.bits", "bits per molecule", digits=0, baselines={"as SMILES": "graph.smiles_bits"}),
+        ],
+    )
+    items = Section(
+        "Items",
+        [
+            Figure("item.explained_variance", "variance of embeddings explained", digits=3),
+            Figure("item.explained_variance_heldout", "the same of new films", digits=3),
+            Figure("item.collision_rate", "films that share codes before re-assignment", better="lower", digits=3),
+            Figure("item.unresolved", "films that share codes in the end", bar=0.0, better="lower", digits=3),
+            Figure("item.codebook_usage", "codes in use", digits=3),
+        ],
+    )
+    bits = [
+        Figure(
+            f"lm.bits_per_{name}_code_heldout",
+            f"bits per {name} code, held out",
+            baselines={"unigram": f"lm.bits_per_{name}_code_heldout_unigram"},
+        )
+        for name in ("image", "speech", "video", "motion", "graph", "item")
+    ]
     model = Section(
         "Language model",
         [
-            Figure(
-                "lm.bits_per_image_code_heldout",
-                "bits per picture code, held out",
-                baselines={"unigram": "lm.bits_per_image_code_heldout_unigram"},
-            ),
-            Figure(
-                "lm.bits_per_speech_code_heldout",
-                "bits per speech code, held out",
-                baselines={"unigram": "lm.bits_per_speech_code_heldout_unigram"},
-            ),
+            *bits,
             Figure(
                 "lm.text_to_image.nearest_is_right_seen",
                 "name to picture: the nearest training picture is the right one",
@@ -156,22 +269,25 @@ def sections() -> list[Section]:
             ),
         ],
     )
-    return [image, speech, model]
+    return [image, speech, video, motion, graph, items, model]
 
 
 def stages() -> list[Stage]:
     """The trainings whose curves are drawn."""
     return [
-        Stage("Image tokenizer", "image", ["loss"]),
-        Stage("Speech tokenizer", "speech", ["loss"]),
+        *(Stage(f"{name.capitalize()} tokenizer", name, ["loss"]) for name in list(JUDGED)[1:]),
+        Stage("Language model", "lm", [f"bits/{name}" for name in JUDGED], "bits per id on the training mixture"),
         Stage(
-            "Language model", "lm", ["bits/text", "bits/image", "bits/speech"], "bits per id on the training mixture"
-        ),
-        Stage(
-            "Language model, held-out names",
+            "Language model, held out",
             "lm",
-            ["heldout/names/bits/image", "heldout/names/bits/speech", "heldout/text/bits/text"],
-            "bits per id on names and text that it never saw",
+            [
+                *(f"heldout/names/bits/{name}" for name in ("image", "speech")),
+                *(f"heldout/moves/bits/{name}" for name in ("video", "motion")),
+                "heldout/molecules/bits/graph",
+                "heldout/histories/bits/item",
+                "heldout/text/bits/text",
+            ],
+            "bits per id on what it never saw",
         ),
     ]
 
@@ -198,7 +314,7 @@ def directions(out: Path) -> list[Direction]:
     for key, samples in read(out / "eval/lm/samples.json").items():
         direction, group = key.rsplit(".", 1)
         source, target = direction.split("_to_")
-        what = "names that were learnt" if group == "seen" else "names that were held out: nobody told it these"
+        what = "what it was to learn by heart" if group == "seen" else "held out: nobody told it these"
         found.append(Direction(f"{source} {ARROW} {target}, {group}", what, [_sample(sample) for sample in samples]))
     return found
 

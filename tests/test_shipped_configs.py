@@ -97,7 +97,7 @@ def test_the_demo_s_commands_parse_and_stay_in_its_folder(steps_of, minutes, out
         for path in (step.done, step.run):
             assert path is None or path.is_relative_to(out)
         if arguments.verb == "fetch":
-            assert arguments.out == Path(out) / "data"
+            assert arguments.out == step.done.parent == step.run
             checked(f"corpora/{arguments.corpus}", overrides)
             continue
         config = checked(arguments.config, overrides)

@@ -12,12 +12,16 @@ from anyglot.inference.anyglot import Anyglot
 from anyglot.lm.model import LanguageModel
 from anyglot.lm.vocabulary import TEXT
 
+BATCH = 4096  # tokens
+
 
 @torch.no_grad()
 def bits_per_code(
-    model: Anyglot, heldout_stores: Sequence[str], unigram_stores: Sequence[str], rows: int = 8
+    model: Anyglot, heldout_stores: Sequence[str], unigram_stores: Sequence[str], batches: int = 0
 ) -> dict[str, float]:
     """Bits per code of each modality on held-out documents, beside the training frequencies' (add-one smoothed).
+
+    Documents longer than the model reads are left out. batches: of about 4,096 tokens, of each store; 0: all.
 
     Returns:
         lm.bits_per_<modality>_code_heldout (of text `_token_`): minus log2 of the probability over the whole
@@ -38,8 +42,10 @@ def bits_per_code(
     modality = torch.from_numpy(vocabulary.lookup.modality)
     sums = {name: np.zeros(3) for name in vocabulary.modality_names}  # ids, nats of the model, nats of the frequencies
     stores = [TokenStore(path, vocabulary) for path in heldout_stores]
-    length = max(256, *(int(store.lengths.max()) for store in stores))
-    for batch in (batch for store in stores for batch in single_pass(store, length, rows)):
+    limit = int(model.model.config.max_position_embeddings)
+    length = min(limit, max(256, *(int(store.lengths.max()) for store in stores)))
+    rows = max(1, BATCH // length)
+    for batch in (batch for store in stores for batch in single_pass(store, length, rows, limit=batches)):
         tensors = [
             torch.from_numpy(value).to(device)
             for value in (batch.input_ids, batch.position_ids, batch.document_ids, batch.labels, batch.weights)

@@ -54,7 +54,8 @@ class LanguageModelEval:
 
     checkpoint: directory of the model. sets: name -> aligned documents; no two may ask for the same direction.
     heldout_stores: bits per code are measured on them, beside the frequencies that codes have in `unigram_stores` (all
-    that was trained on) together. out: folder for metrics.json, samples.json, log.jsonl (progress) and the media.
+    that was trained on) together. heldout_batches: how much of each, in batches of about 4,096 tokens (0: all).
+    out: folder for metrics.json, samples.json, log.jsonl (progress) and the media.
     names: documents asked about, seen and held-out ones each (0: all).
     untrained: how many seen documents of each set are also asked of the same model with random weights.
     shuffled: checkpoint of a model trained on pictures with the captions of others. keep: samples of each direction
@@ -67,6 +68,7 @@ class LanguageModelEval:
     unigram_stores: list[str]
     heldout_stores: list[str]
     out: str
+    heldout_batches: int = 0
     names: int = 0
     untrained: int = 16
     shuffled: str = ""
@@ -78,7 +80,15 @@ class LanguageModelEval:
     sampling: dict[str, SamplingConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, least in {"names": 0, "untrained": 0, "keep": 0, "free": 0, "max_tokens": 1, "batch": 1}.items():
+        for name, least in {
+            "heldout_batches": 0,
+            "names": 0,
+            "untrained": 0,
+            "keep": 0,
+            "free": 0,
+            "max_tokens": 1,
+            "batch": 1,
+        }.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if not self.sets or not self.heldout_stores:
@@ -123,7 +133,7 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for world in worlds:
         metrics |= {f"lm.{world.name}_{group}": len(members) for group, members in world.groups}
-    metrics |= bits_per_code(model, config.heldout_stores, config.unigram_stores)
+    metrics |= bits_per_code(model, config.heldout_stores, config.unigram_stores, config.heldout_batches)
     directions: dict[str, list[Answer]] = {}
     written: list[Written] = []
     with JobProgress(out, {name: total for name, total in totals.items() if total}) as progress:
