@@ -13,6 +13,7 @@ import platform
 import statistics
 import sys
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,13 @@ from anyglot.tokenizers.networks.gnn import GNNConfig
 from anyglot.tokenizers.node_codes import NodeCodes
 from anyglot.tokenizers.node_graph import NodeGraph, NodeSplit, split_nodes
 from anyglot.train.node_classifiers import (
-    CodeClassifierConfig,
     FitConfig,
     accuracy,
     classify_codes,
     classify_features,
     classify_graph,
 )
-from anyglot.train.node_codes import NodeCodesConfig, load, train
+from anyglot.train.node_codes import NodeCodesConfig, load, teach, train
 
 Row = dict[str, Any]
 SYSTEMS = ("nid", "vqgraph")
@@ -66,18 +66,14 @@ def coded(name: str, config: NodeCodesConfig, graph: NodeGraph, split: NodeSplit
         return accuracy(logits, graph.labels, split.test)
 
     def read(codes: NodeCodes, **changes: Any) -> float:
-        changed = typed(
-            CodeClassifierConfig, {**config.classifier.__dict__, "fit": vars(config.classifier.fit), **changes}
-        )
-        return correct(classify_codes(codes, graph.labels, split, changed, trained.logits, config.seed)[1])
+        classifier = replace(config.classifier, **changes)
+        return correct(classify_codes(codes, graph.labels, split, classifier, trained.logits, config.seed)[1])
 
     found = {f"{name}_coder": correct(trained.logits), f"{name}_codes": correct(trained.code_logits)}
-    if trained.student_logits is not None:
-        from anyglot.train.node_codes import teach
-
+    if config.student is not None:
         found[f"{name}_student"] = correct(trained.student_logits)
-        config.student.codes = 0.0
-        found[f"{name}_plain_student"] = correct(teach(trained.coder, graph, split, config.student, config.seed)[1])
+        plain = replace(config.student, codes=0.0)
+        found[f"{name}_plain_student"] = correct(teach(trained.coder, graph, split, plain, config.seed)[1])
     else:
         generator = torch.Generator().manual_seed(config.seed)
         moved = trained.codes.codes[torch.randperm(len(graph), generator=generator)]

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from anyglot.train.node_classifiers import (
     classify_features,
     classify_graph,
 )
-from anyglot.train.node_codes import Measured, NodeCodesConfig, Trained, load, measure, train
+from anyglot.train.node_codes import Measured, NodeCodesConfig, Trained, load, measure, teach, train
 
 pytest.importorskip("torch_geometric", reason="needs anyglot[graph]")
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,7 @@ def test_nid(coded: Callable[[str], Run]) -> None:
     run = coded("nid")
     network = classify_graph(run.graph, run.split, GNNConfig(), FitConfig(), run.config.seed)
     gcn = accuracy(network, run.graph.labels, run.split.test)
-    assert run.measured.codes > gcn - 0.05
+    assert run.measured.codes > gcn - 0.03  # 0.78 and 0.79; over five seeds see docs/results/nodes.md
     assert run.measured.codes > of_features(run) + 0.1
     codes = run.trained.codes
     assert codes.codes.shape == (2708, 6)
@@ -82,13 +82,17 @@ def test_nid(coded: Callable[[str], Run]) -> None:
 
 
 def test_vqgraph(coded: Callable[[str], Run]) -> None:
-    """The student against the same network without a teacher; codes of neighbours are likelier to be the same."""
+    """The student against one without a teacher and one that is taught no codes; edges against pairs, told by codes."""
     run = coded("vqgraph")
     assert run.measured.student is not None
     assert run.measured.student > of_features(run) + 0.1
     assert run.measured.student > run.measured.coder - 0.03
     coder, graph = run.trained.coder, run.graph
     assert isinstance(coder, VQGraph)
+    assert run.config.student is not None
+    plain = replace(run.config.student, codes=0.0)
+    _, logits = teach(coder, graph, run.split, plain, run.config.seed)
+    assert run.measured.student > accuracy(logits, graph.labels, run.split.test)  # 0.76 and 0.71
     z = coder.to_edges(coder.quantizer.decode(run.trained.codes.codes))
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(graph), graph.edge_index.shape, generator=generator)
