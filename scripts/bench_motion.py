@@ -27,8 +27,8 @@ from anyglot.eval.motion import evaluate
 from anyglot.eval.recognition import SignLetters, recognition
 from anyglot.files import write_json, write_text
 from anyglot.inference.anyglot import media_of
-from anyglot.tokenizers import humanml3d
 from anyglot.tokenizers.base import load_tokenizer
+from anyglot.tokenizers.skeletons import humanml3d
 from anyglot.train.tokenizer import run as train
 
 FOLDS = 5

@@ -12,8 +12,8 @@ from anyglot.eval.answers import Answer, share_right
 from anyglot.eval.documents import part_of, text_of
 from anyglot.eval.image import CodeUsage
 from anyglot.inference.anyglot import media_of
-from anyglot.tokenizers.figures import Figure
 from anyglot.tokenizers.motion import MotionTokenizer
+from anyglot.tokenizers.skeletons.figures import Figure
 
 SLIDES, STANDS = (
     0.5,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anyglot.tokenizers import signs
+from anyglot.tokenizers.skeletons import signs
 
 Statistics = Callable[[np.ndarray], np.ndarray]
 TIPS = [3, 7, 11, 15, 19]  # of thumb and fingers, among a hand's points without the wrist
@@ -50,7 +50,7 @@ def recognition(
 
 
 class SignLetters:
-    """Of a signed letter, in the features of `anyglot.tokenizers.signs`: shape and place of the right hand in the hold.
+    """Of a signed letter, in the features of `skeletons.signs`: shape and place of the right hand in the hold.
 
     Frames count by how still the wrist is and how near the middle of the clip they are. The hand is scaled to one size.
     """

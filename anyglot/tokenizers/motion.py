@@ -17,11 +17,11 @@ from torch import Tensor
 from anyglot.errors import AnyglotError, ConfigError, MediaError
 from anyglot.tokenizers import quantizers
 from anyglot.tokenizers.clips import write_clip
-from anyglot.tokenizers.figures import figure, rigged
 from anyglot.tokenizers.module import TokenizerModule
-from anyglot.tokenizers.motion_files import hierarchy_text, read_motion, rig_of, write_motion
 from anyglot.tokenizers.networks.motion_conv import MotionConvConfig, MotionDecoder, MotionEncoder
 from anyglot.tokenizers.quantizers.base import Quantized
+from anyglot.tokenizers.skeletons.figures import figure, rigged
+from anyglot.tokenizers.skeletons.motion_files import hierarchy_text, read_motion, rig_of, write_motion
 from anyglot.tokenizers.spec import Axis, CodeSpec
 
 SMALLEST = 1e-3  # standard deviation of a feature that hardly moves, so that noise in it is not blown up
@@ -179,7 +179,7 @@ class MotionTokenizer(TokenizerModule):
     def preview(self, media: np.ndarray, path: str | Path) -> None:
         """Write a film, MP4 or GIF by the path's ending: the moving figure, or a bar for every feature if the skeleton
         is not known."""
-        from anyglot.tokenizers.drawing import draw, draw_bars
+        from anyglot.tokenizers.skeletons.drawing import draw, draw_bars
 
         mean, std = self.mean.cpu().numpy(), self.std.cpu().numpy()
         frames = draw_bars((media - mean) / std) if self.figure is None else draw(self.figure, media)

@@ -16,10 +16,10 @@ from anyglot.eval.documents import load_documents, part_of, text_of
 from anyglot.eval.motion import Check, evaluate, foot_skate_ratio, mpjpe, pa_mpjpe, velocity_error
 from anyglot.eval.recognition import SignLetters, recognition
 from anyglot.inference.anyglot import Reply
-from anyglot.tokenizers import signs
 from anyglot.tokenizers.base import load_tokenizer
-from anyglot.tokenizers.figures import FIGURES
 from anyglot.tokenizers.motion import MotionConfig, MotionTokenizer
+from anyglot.tokenizers.skeletons import signs
+from anyglot.tokenizers.skeletons.figures import FIGURES
 from anyglot.train.tokenizer import run as train
 
 SQUARE = np.array([(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0.5)])

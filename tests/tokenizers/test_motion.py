@@ -8,10 +8,10 @@ from anyglot.config import typed
 from anyglot.errors import AnyglotError, ConfigError, MediaError
 from anyglot.tokenizers.base import ModalityTokenizer, load_tokenizer
 from anyglot.tokenizers.clips import read_clip
-from anyglot.tokenizers.figures import FIGURES
 from anyglot.tokenizers.motion import MotionConfig, MotionTokenizer
 from anyglot.tokenizers.networks.motion_conv import MotionConvConfig, MotionDecoder
 from anyglot.tokenizers.objectives.motion import MotionObjective, MotionObjectiveConfig, crop
+from anyglot.tokenizers.skeletons.figures import FIGURES
 
 QUANTIZERS = {
     "vq": {"type": "vq", "size": 32, "kmeans_init": False},

@@ -1,7 +1,7 @@
 """Motion capture out of the pybullet package: 15 clips of one person (from the CMU and SFU databases, by DeepMimic).
 
 Written below the output folder: motion/NAME-SPLIT.npy and motion.jsonl, a document per piece: its name and the motion.
-A frame is 63 numbers: see `anyglot.tokenizers.humanoid`.
+A frame is 63 numbers: see `anyglot.tokenizers.skeletons.humanoid`.
 """
 
 import json
@@ -16,8 +16,8 @@ from anyglot.config import typed
 from anyglot.data.progress import JobProgress
 from anyglot.errors import ConfigError
 from anyglot.files import atomic_path
-from anyglot.tokenizers import humanoid
-from anyglot.tokenizers.skeleton import about, to_six
+from anyglot.tokenizers.skeletons import humanoid
+from anyglot.tokenizers.skeletons.skeleton import about, to_six
 
 FOLDER = "pybullet_data/data/motions/"
 PREFIX = "humanoid3d_"

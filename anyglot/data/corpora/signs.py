@@ -1,7 +1,7 @@
 """Signed letters out of the spoken-to-signed package: 600 clips of fingerspelling in 19 sign languages, 10 minutes.
 
 Written below the output folder: motion/LANGUAGE-NUMBER.npy and signs.jsonl, a document per clip: "the letter B in
-American Sign Language" and the motion. A frame is the 136 numbers of `anyglot.tokenizers.signs`.
+American Sign Language" and the motion. A frame is the 136 numbers of `anyglot.tokenizers.skeletons.signs`.
 """
 
 import csv
@@ -21,8 +21,8 @@ from anyglot.data.corpora.names import unit_hash
 from anyglot.data.progress import JobProgress
 from anyglot.errors import ConfigError, MediaError
 from anyglot.files import atomic_path
-from anyglot.tokenizers.pose_files import read_pose
-from anyglot.tokenizers.signs import to_features
+from anyglot.tokenizers.skeletons.pose_files import read_pose
+from anyglot.tokenizers.skeletons.signs import to_features
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
 from anyglot.errors import ConfigError
-from anyglot.tokenizers.figures import FIGURES
 from anyglot.tokenizers.motion import Reconstruction
+from anyglot.tokenizers.skeletons.figures import FIGURES
 
 
 @dataclass

@@ -9,8 +9,8 @@ import pytest
 from anyglot import assets
 from anyglot.data.corpora.signs import run, signs
 from anyglot.errors import ConfigError, MediaError
-from anyglot.tokenizers.pose_files import PoseClip, read_pose
-from anyglot.tokenizers.signs import (
+from anyglot.tokenizers.skeletons.pose_files import PoseClip, read_pose
+from anyglot.tokenizers.skeletons.signs import (
     BODY,
     FEATURES,
     HANDS,

@@ -12,12 +12,12 @@ from scipy.spatial.transform import Rotation
 from anyglot import assets
 from anyglot.data.corpora import mocap
 from anyglot.errors import ConfigError, MediaError
-from anyglot.tokenizers import humanoid, signs
-from anyglot.tokenizers.drawing import draw
-from anyglot.tokenizers.figures import FIGURES, figure
-from anyglot.tokenizers.skeleton import Skeleton, about, from_euler, from_six, positions, to_euler, to_six
+from anyglot.tokenizers.skeletons import humanoid, signs
+from anyglot.tokenizers.skeletons.drawing import draw
+from anyglot.tokenizers.skeletons.figures import FIGURES, figure
+from anyglot.tokenizers.skeletons.skeleton import Skeleton, about, from_euler, from_six, positions, to_euler, to_six
 
-SHARED = Path(os.environ.get("ANYGLOT_SHARED_DATA") or Path(__file__).parents[3] / "shared" / "data")
+SHARED = Path(os.environ.get("ANYGLOT_SHARED_DATA") or Path(__file__).parents[4] / "shared" / "data")
 ORDERS = ["".join(order) for order in itertools.permutations("XYZ")]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from anyglot.errors import MediaError
 from anyglot.files import write_text
-from anyglot.tokenizers.skeleton import AXES, Animation, Skeleton, about, from_euler, to_euler
+from anyglot.tokenizers.skeletons.skeleton import AXES, Animation, Skeleton, about, from_euler, to_euler
 
 DIGITS = 6  # after the point, in written files
 ROOT_CHANNELS = ("TX", "TY", "TZ", "RX", "RY", "RZ")

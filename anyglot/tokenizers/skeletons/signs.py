@@ -12,7 +12,7 @@ beside the body, its points all in one.
 import numpy as np
 
 from anyglot.errors import MediaError
-from anyglot.tokenizers.pose_files import PoseClip
+from anyglot.tokenizers.skeletons.pose_files import PoseClip
 
 BODY = ("NOSE", "LEFT_SHOULDER", "RIGHT_SHOULDER", "LEFT_ELBOW", "RIGHT_ELBOW")
 HANDS = ("LEFT_HAND_LANDMARKS", "RIGHT_HAND_LANDMARKS")

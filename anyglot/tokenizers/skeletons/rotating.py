@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from anyglot.errors import MediaError
-from anyglot.tokenizers.skeleton import Animation, Skeleton, about, from_six, to_six
+from anyglot.tokenizers.skeletons.skeleton import Animation, Skeleton, about, from_six, to_six
 
 
 def width(turning: Sequence[int]) -> int:

@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 
 from anyglot.errors import ConfigError
-from anyglot.tokenizers import humanml3d, humanoid, rotating, signs
-from anyglot.tokenizers.skeleton import Skeleton, bones
+from anyglot.tokenizers.skeletons import humanml3d, humanoid, rotating, signs
+from anyglot.tokenizers.skeletons.skeleton import Skeleton, bones
 
 Limb = tuple[int, int, str]
 

@@ -12,11 +12,11 @@ from scipy.spatial.transform import Rotation
 from anyglot.assets import cache_root
 from anyglot.config import typed
 from anyglot.errors import ConfigError, MediaError
-from anyglot.tokenizers import humanml3d, rotating
 from anyglot.tokenizers.base import load_tokenizer
-from anyglot.tokenizers.bvh import Hierarchy, format_hierarchy, parse_hierarchy, read_bvh, write_bvh
 from anyglot.tokenizers.motion import MotionConfig, MotionTokenizer
-from anyglot.tokenizers.skeleton import Animation, Skeleton
+from anyglot.tokenizers.skeletons import humanml3d, rotating
+from anyglot.tokenizers.skeletons.bvh import Hierarchy, format_hierarchy, parse_hierarchy, read_bvh, write_bvh
+from anyglot.tokenizers.skeletons.skeleton import Animation, Skeleton
 
 ARM = """HIERARCHY
 ROOT Shoulder

@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 
 from anyglot.errors import MediaError
-from anyglot.tokenizers.humanml3d import CHAINS, FEATURES, JOINTS, OFFSETS, facing, rotations, to_features, to_joints
+from anyglot.tokenizers.skeletons.humanml3d import (
+    CHAINS,
+    FEATURES,
+    JOINTS,
+    OFFSETS,
+    facing,
+    rotations,
+    to_features,
+    to_joints,
+)
 
-SHARED = Path(os.environ.get("ANYGLOT_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data")) / "humanml3d"
+SHARED = Path(os.environ.get("ANYGLOT_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data")) / "humanml3d"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 
 from anyglot.errors import MediaError
 from anyglot.files import write_text
-from anyglot.tokenizers.skeleton import AXES, Animation, Skeleton, from_euler, to_euler
+from anyglot.tokenizers.skeletons.skeleton import AXES, Animation, Skeleton, from_euler, to_euler
 
 POSITIONS = tuple(f"{axis}position" for axis in AXES)
 ROTATIONS = tuple(f"{axis}rotation" for axis in AXES)

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from anyglot.tokenizers.figures import Figure
+from anyglot.tokenizers.skeletons.figures import Figure
 
 COLOURS = {"left": (40, 90, 200), "right": (210, 70, 40), "middle": (50, 50, 60)}
 PAPER, FLOOR, GRID = (250, 250, 248), (214, 218, 214), 0.5  # colours; metres between the floor's lines

@@ -8,11 +8,11 @@ import numpy as np
 
 from anyglot.errors import ConfigError, MediaError
 from anyglot.files import atomic_path
-from anyglot.tokenizers import humanml3d, rotating, signs
-from anyglot.tokenizers.amc import Asf, parse_asf, read_amc, write_amc
-from anyglot.tokenizers.bvh import Hierarchy, parse_hierarchy, read_bvh, write_bvh
-from anyglot.tokenizers.pose_files import read_pose
-from anyglot.tokenizers.skeleton import Animation, Skeleton
+from anyglot.tokenizers.skeletons import humanml3d, rotating, signs
+from anyglot.tokenizers.skeletons.amc import Asf, parse_asf, read_amc, write_amc
+from anyglot.tokenizers.skeletons.bvh import Hierarchy, parse_hierarchy, read_bvh, write_bvh
+from anyglot.tokenizers.skeletons.pose_files import read_pose
+from anyglot.tokenizers.skeletons.skeleton import Animation, Skeleton
 
 
 @dataclass

@@ -6,9 +6,9 @@ from scipy.spatial.transform import Rotation
 
 from anyglot.config import typed
 from anyglot.errors import ConfigError, MediaError
-from anyglot.tokenizers.amc import parse_asf, read_amc, write_amc
 from anyglot.tokenizers.motion import MotionConfig, MotionTokenizer
-from anyglot.tokenizers.skeleton import Animation
+from anyglot.tokenizers.skeletons.amc import parse_asf, read_amc, write_amc
+from anyglot.tokenizers.skeletons.skeleton import Animation
 
 ASF = """# a made-up skeleton
 :version 1.10

@@ -13,7 +13,7 @@ their size, which are metres.
 import numpy as np
 
 from anyglot.errors import MediaError
-from anyglot.tokenizers.skeleton import Skeleton, about, from_six, positions
+from anyglot.tokenizers.skeletons.skeleton import Skeleton, about, from_six, positions
 
 # How many numbers each joint has in a captured frame: 4 a quaternion, 1 the angle of a hinge. Root, chest, neck, right
 # hip, knee, ankle, shoulder, elbow, then the left ones.
