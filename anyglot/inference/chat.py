@@ -87,7 +87,9 @@ def run(checkpoint: Path, out: Path, seed: int, overrides: Sequence[str]) -> Non
                 console.print(f"[red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
                 continue
             for number, part in enumerate(reply.parts):
-                if part.type != TEXT:
+                if part.type != TEXT and part.data is None:
+                    console.print(f"[bold]{part.type}[/]  its codes stand for nothing", highlight=False)
+                elif part.type != TEXT:
                     path = write_part(model, part, out, f"{answers:02d}-{number}-{part.type}")
                     console.print(f"[bold]{part.type}[/]  {escape(str(path))}", highlight=False, soft_wrap=True)
             answers += 1

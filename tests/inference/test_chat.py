@@ -9,6 +9,7 @@ from PIL import Image
 from anyglot.errors import MediaError
 from anyglot.inference import chat
 from anyglot.inference.anyglot import Anyglot
+from anyglot.tokenizers.image import ImageTokenizer
 from tests.inference.bundles import make_bundle, write_picture, write_sound
 
 
@@ -110,6 +111,17 @@ def test_media_are_written_to_files_that_open(talk, files):
     assert soundfile.info(files / "out" / "01-0-speech.wav").samplerate == 800
     assert str(files / "out" / "00-0-image.png") in printed
     assert "writing image ..." in printed
+
+
+def test_codes_that_stand_for_nothing_are_said_and_the_conversation_goes_on(talk, files, monkeypatch):
+    def refuse(*_):
+        raise MediaError("no such picture")
+
+    monkeypatch.setattr(ImageTokenizer, "decode", refuse)
+    printed, asked = talk("/to image", "a cat", "and another")
+    assert printed.count("image  its codes stand for nothing") == 2
+    assert [len(messages) for messages in asked] == [1, 3]
+    assert not (files / "out").exists()
 
 
 def test_an_attached_file_may_go_once_it_was_read(talk, files):
