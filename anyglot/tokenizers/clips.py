@@ -10,6 +10,9 @@ import numpy as np
 from anyglot.errors import AnyglotError, MediaError
 from anyglot.files import atomic_path
 
+# A list of videos would be read as one, from wherever it says: no protocol to follow it with is allowed.
+ALONE = {"protocol_whitelist": "none"}
+
 
 def read_clip(
     source: str | Path | bytes, fps: float, shorter_side: int, max_pixels: int, max_frames: int
@@ -27,7 +30,10 @@ def read_clip(
     name = f"{len(source)} bytes of video" if isinstance(source, bytes) else str(source)
     frames: list[np.ndarray] = []
     try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+        with (
+            io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file,
+            av.open(file, container_options=ALONE) as container,
+        ):
             if not container.streams.video:
                 raise MediaError(f"{name}: no video in it; remove it from the list")
             stream = container.streams.video[0]
@@ -45,14 +51,13 @@ def read_clip(
                 due = 1 if not fps or frame.time is None else int((frame.time - start) * fps + 1e-6) + 1 - len(frames)
                 if due <= 0 and fps:
                     continue
-                picture = frame.to_ndarray(format="rgb24", **size)
-                frames += [picture] * due
-                if len(frames) > max_frames:
+                if len(frames) + due > max_frames:  # before they are made: a frame may be on show for years
                     raise MediaError(
                         f"{name}: more than max_frames={max_frames} frames at {fps or 'its own'} a second; cut it or "
                         "raise the limit"
                     )
-    except av.FFmpegError as error:
+                frames += [frame.to_ndarray(format="rgb24", **size)] * due
+    except (av.FFmpegError, OSError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a video file that can be decoded"
         raise MediaError(f"{name}: {reason}; give an mp4, webm or gif file, or remove it from the list") from error
     if not frames:

@@ -1,5 +1,9 @@
 """The video tokenizer: the contract, streaming, padding, files."""
 
+import tracemalloc
+from fractions import Fraction
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -174,6 +178,36 @@ def test_files_that_are_no_clip_are_named(tmp_path):
         read_clip(tmp_path / "clip.mp4", 8, 0, 100, 100)
     with pytest.raises(MediaError, match="max_frames=5"):
         read_clip(tmp_path / "clip.mp4", 8, 0, 10**6, 5)
+
+
+def test_a_list_of_videos_is_no_video(tmp_path, monkeypatch):
+    pytest.importorskip("av", reason="pip install 'anyglot[video]' to test video files")
+    monkeypatch.chdir(tmp_path)  # FFmpeg itself refuses names that lead out of the folder
+    write_clip(moving_square(), 8, "clip.mp4")
+    wanted = b"ffconcat version 1.0\nfile clip.mp4\n"
+    Path("list.ffconcat").write_bytes(wanted)
+    for source in (wanted, Path("list.ffconcat")):
+        with pytest.raises(MediaError, match="not a video"):
+            read_clip(source, 8, 0, 10**6, 100)
+
+
+def test_a_frame_on_show_for_years_is_refused_before_it_is_repeated(tmp_path):
+    av = pytest.importorskip("av", reason="pip install 'anyglot[video]' to test video files")
+    with av.open(str(tmp_path / "long.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for time in (0, 8 * 10**7):
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 8)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    tracemalloc.start()
+    try:
+        with pytest.raises(MediaError, match="max_frames=100"):
+            read_clip(tmp_path / "long.mkv", 8, 0, 10**6, 100)
+        assert tracemalloc.get_traced_memory()[1] < 10**8
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_training_batch_is_cut_from_one_place_and_time():
