@@ -178,7 +178,12 @@ def _medium(modality: str, carrier: str, content: Any, resolve: Resolver) -> Par
     if carrier == "base64":
         return Part(modality, data=_base64(modality, content))
     if carrier == "content":
-        return Part(modality, data=content.encode())
+        try:
+            return Part(modality, data=content.encode())
+        except UnicodeEncodeError as error:
+            raise DocumentError(
+                f"{modality}: 'content' holds a lone surrogate (half a character) at character {error.start}"
+            ) from error
     scheme = content.split(":", 1)[0].lower() if ":" in content[:12] else ""
     if scheme == "data":
         header, _, payload = content.partition(",")

@@ -116,6 +116,8 @@ def test_what_a_file_would_hold_can_stand_in_the_document(here):
     part = parse_part({"type": "graph", "content": "CCO"}, here)
     assert (part.type, part.data, part.path) == ("graph", b"CCO", None)
     assert not part.in_memory
+    with pytest.raises(DocumentError, match="graph: 'content' holds a lone surrogate .* at character 2"):
+        parse_part({"type": "graph", "content": "CC\ud800"}, here)
 
 
 def test_media_in_memory_need_be_no_arrays():
