@@ -156,17 +156,24 @@ class VideoTokenizer(TokenizerModule):
         """The next frames of a stream, `[batch, 3, n, height, width]` in [-1, 1], to the codes that are complete.
 
         Returns codes `[batch, time, rows, columns, levels]` and the state to pass with the next frames. Chunks of any
-        length give together what the whole gives; frames that do not fill a code wait in the state.
+        length, empty ones too, give together what the whole gives; frames that do not fill a code wait in the state.
         """
+        count, _, _, height, width = frames.shape
+        none = (count, 0, height // self.stride, width // self.stride, len(self.quantizer.levels))
+        if frames.shape[2] == 0:
+            return frames.new_zeros(none, dtype=torch.int64), state
         latents, state = self.encoder(frames, state)
         if latents.shape[1] == 0:
-            none = torch.zeros(*latents.shape[:4], len(self.quantizer.levels), dtype=torch.int64, device=latents.device)
-            return none, state
+            return frames.new_zeros(none, dtype=torch.int64), state
         return self.quantizer.encode(latents), state
 
     @torch.no_grad()
     def decode_stream(self, codes: Tensor, state: State = None) -> tuple[Tensor, State]:
         """The next codes, `[batch, time, rows, columns, levels]`, to frames `[batch, 3, n, height, width]`."""
+        if codes.shape[1] == 0:  # whoever begins a stream with nothing has not begun it
+            count, _, rows, columns, _ = codes.shape
+            none = torch.zeros(count, 3, 0, rows * self.stride, columns * self.stride, device=self.device)
+            return none, state
         return self.decoder(self.quantizer.decode(codes), state)
 
     def read(self, source: str | Path | bytes) -> np.ndarray:
