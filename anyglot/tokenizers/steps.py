@@ -2,21 +2,26 @@
 
 import io
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
 from anyglot.errors import MediaError
 from anyglot.files import atomic_path
 
+# What NumPy raises for headers that are broken, or promise more than there is.
+BROKEN = (ValueError, TypeError, SyntaxError, TokenError, OverflowError, RecursionError, MemoryError, OSError, EOFError)
+
 
 def read_steps(source: str | Path | bytes, what: str) -> np.ndarray:
     """A `.npy` file or its bytes, numbers as float32. Raises MediaError naming the file, or `what` the bytes are."""
     name = f"{len(source)} bytes of {what}" if isinstance(source, bytes) else str(source)
     try:
-        found: np.ndarray = np.load(io.BytesIO(source) if isinstance(source, bytes) else source, allow_pickle=False)
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+            found: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError as error:
         raise MediaError(f"{name}: no such file; remove it from the list") from error
-    except (ValueError, OSError, EOFError) as error:
+    except BROKEN as error:
         raise MediaError(f"{name}: not a .npy file of numbers; export the {what} again") from error
     return found.astype(np.float32) if found.dtype.kind in "fiu" else found
 

@@ -1,18 +1,17 @@
 """Files of motion: features as .npy, and what is turned into features: .bvh, .amc, .pose."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from anyglot.errors import ConfigError, MediaError
-from anyglot.files import atomic_path
 from anyglot.tokenizers.skeletons import humanml3d, rotating, signs
 from anyglot.tokenizers.skeletons.amc import Asf, parse_asf, read_amc, write_amc
 from anyglot.tokenizers.skeletons.bvh import Hierarchy, parse_hierarchy, read_bvh, write_bvh
 from anyglot.tokenizers.skeletons.pose_files import read_pose
 from anyglot.tokenizers.skeletons.skeleton import Animation, Skeleton
+from anyglot.tokenizers.steps import read_steps, write_steps
 
 
 @dataclass
@@ -82,21 +81,14 @@ def read_motion(
             raise MediaError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
     if ending in (".bvh", ".amc"):
         return _moving(source, name, ending, skeleton, rig, fps, unit, amc_fps)
-    try:
-        found = np.load(io.BytesIO(source) if isinstance(source, bytes) else source, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise MediaError(f"{name}: no such file; remove it from the list") from error
-    except (ValueError, OSError, EOFError) as error:
-        raise MediaError(f"{name}: not a .npy file of numbers; export the motion again") from error
-    return np.asarray(found, dtype=np.float32) if found.dtype.kind in "fiu" else np.asarray(found)
+    return read_steps(source, "motion")
 
 
 def write_motion(media: np.ndarray, path: str | Path, rig: Rig | None, fps: float, unit: float) -> None:
     """Write features as .npy, or as a movement of `rig` by the path's ending, atomically."""
     ending = Path(path).suffix.lower()
     if ending not in (".bvh", ".amc"):
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, media)
+        write_steps(media, path)
         return
     if rig is None or rig.suffix != ending:
         raise MediaError(
