@@ -29,13 +29,14 @@ def read_atomic(source: str | Path | bytes, needed: Sequence[str] = (), name: st
     name = name or str(source)
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
-        header, *lines = data.decode("utf-8").splitlines()
+        # Line feeds alone end rows: cells may hold what str.splitlines takes for ends of lines too, such as U+2028.
+        header, *lines = [line.removesuffix("\r") for line in data.decode("utf-8-sig").split("\n")]
     except OSError as error:
         raise AnyglotError(f"{name}: cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
         raise AnyglotError(f"{name}: not UTF-8 ({error}); save it as UTF-8") from error
-    except ValueError as error:
-        raise AnyglotError(f"{name}: empty; expected a header such as 'user_id:token', and rows") from error
+    if not header:
+        raise AnyglotError(f"{name}: empty; expected a header such as 'user_id:token', and rows")
     names, kinds = _header(header, name)
     missing = [column for column in needed if column not in names]
     if missing:

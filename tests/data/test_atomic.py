@@ -19,6 +19,12 @@ def test_columns_have_their_types(tmp_path):
         }
 
 
+def test_rows_end_at_line_feeds_alone_and_a_byte_order_mark_is_no_name():
+    rows = "\ufeffitem_id:token\ttitle:token\r\n7\tone\u2028two\x85three\r\n8\tx\n"
+    columns = read_atomic(rows.encode(), ["item_id"], name="x")
+    assert columns == {"item_id": ["7", "8"], "title": ["one\u2028two\x85three", "x"]}
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
