@@ -28,6 +28,20 @@ def test_mistakes_are_named():
     with pytest.raises(AnyglotError, match="no user has 3 interactions"):
         make_histories(table(("u", "a", 1.0)), ["a"], "x.inter")
 
+    for times in (["9", "10", "11"], [1.0, float("nan"), 2.0]):  # text would sort 10 before 9
+        with pytest.raises(AnyglotError, match="x.inter: timestamp must be finite numbers"):
+            make_histories(
+                table(*[("u", item, at) for item, at in zip("abc", times, strict=True)]), list("abc"), "x.inter"
+            )
+
+
+def test_vectors_that_cannot_be_made_are_refused():
+    long, short = np.array([0, 1, 2, 3]), np.array([0, 1, 2])
+    with pytest.raises(AnyglotError, match="4 items give no 4 axes"):
+        collaborative_vectors(Histories(list("abcd"), ["u", "v"], [long, long[::-1]]), 4)
+    with pytest.raises(AnyglotError, match="no training history holds two items"):
+        collaborative_vectors(Histories(list("abcd"), ["u", "v"], [short, short]), 2)
+
 
 @pytest.mark.parametrize("length", [1, 5, 49, 50, 51, 75, 120, 700])
 def test_windows_cover_a_history_and_are_no_longer_than_asked(length):
