@@ -25,8 +25,9 @@ def evaluate(
         usage_of: items over which usage is counted (default: the catalogue, which training fixed the codes of).
     Returns:
         explained_variance, explained_variance_heldout: share of the variance of the normalised embeddings that the
-        decoded ones explain, of the catalogue and of new items. collision_rate: share of the catalogue whose codes of
-        the quantizer another item has too. unresolved: the same of the codes it ended with, new items among them.
+        decoded ones explain, of the catalogue and of new items (two or more). collision_rate: share of the catalogue
+        whose codes of the quantizer another item has too. unresolved: the same of the codes it ended with, new items
+        among them.
         items: held-out ones.
         codebook_usage, code_entropy_bits: means over the quantizer's levels; usage_LEVEL, entropy_LEVEL: of each.
     """
@@ -39,7 +40,8 @@ def evaluate(
     if heldout:
         vectors = torch.stack([tokenizer.embedding_of(item) for item in heldout])
         made = tokenizer(vectors)
-        result["explained_variance_heldout"] = _explained(made.output, made.target)
+        if len(heldout) > 1:  # one has no variance
+            result["explained_variance_heldout"] = _explained(made.output, made.target)
         tokenizer.add([item for item in heldout if tokenizer.place(item.id) is None])
     result["unresolved"] = _shared(tokenizer.table)
     codes = quantized.quantized.codes.cpu()

@@ -136,6 +136,7 @@ class ItemTokenizer(TokenizerModule):
             item = self._checked(media[index])
             if items.setdefault(item.id, item) != item:
                 raise MediaError(f"item {item.id!r} occurs twice, with different texts; keep one of them")
+        self._fix(self.table.new_zeros(0, 0))  # codes of a tokenizer that training starts from are not these items'
         self._know(list(items.values()), embed([item.text for item in items.values()], self.config.tokens))
         self.mean.copy_(self.embeddings.mean(0))
         self.scale.copy_((self.embeddings - self.mean).square().mean().sqrt().clamp(min=1e-6))

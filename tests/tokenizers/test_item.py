@@ -167,6 +167,15 @@ def test_items_decode_in_training_before_their_table_is_made():
     assert all(isinstance(item, Item) for item in tokenizer.decode(codes))
 
 
+def test_training_on_from_another_catalogue_forgets_its_codes():
+    tokenizer = make(catalogue(12))
+    tokenizer.begin(catalogue(40))  # as `start` does: the weights of a tokenizer that is finished
+    codes = tokenizer.encode(catalogue(40))
+    assert all(isinstance(item, Item) for item in tokenizer.decode(codes))
+    tokenizer.finish()
+    assert tokenizer.decode(tokenizer.encode(catalogue(40))) == catalogue(40)
+
+
 def test_reassignment_is_a_cheapest_choice_of_distinct_codes():
     generator = torch.Generator().manual_seed(0)
     codes = torch.tensor([[0, 2], [0, 2], [0, 2], [1, 2], [0, 5]])
@@ -207,7 +216,11 @@ def test_clusters_have_equal_sizes():
     vectors = torch.randn(23, 4, generator=torch.Generator().manual_seed(0))
     vectors[:15] *= 0.01  # plain k-means would put these into one
     places = balanced_kmeans(vectors, 5)
-    assert sorted(torch.bincount(places).tolist()) in ([4, 4, 5, 5, 5], [3, 5, 5, 5, 5])
+    assert sorted(torch.bincount(places).tolist()) == [4, 4, 5, 5, 5]
+    crowded = (
+        torch.randn(32, 4, generator=torch.Generator().manual_seed(1)) * torch.tensor([1e-3] * 26 + [1.0] * 6)[:, None]
+    )
+    assert sorted(torch.bincount(balanced_kmeans(crowded, 10)).tolist()) == [3] * 8 + [4] * 2
     assert balanced_kmeans(vectors[:3], 5).unique().numel() == 3  # one code each: such clusters have no pairs
 
 
@@ -257,3 +270,6 @@ def test_scores_count_collisions_and_usage():
     assert scores["usage_0"] == len({code[0] for code in codes}) / 8
     assert 0 <= scores["entropy_1"] <= 3
     assert scores["items"] == 1
+    assert np.isfinite(list(scores.values())).all()  # one item has no variance to explain
+    more = [Item(str(n), f"Film {n} genre{n % 5}") for n in (1002, 1003)]
+    assert item_eval.evaluate(tokenizer, more)["explained_variance_heldout"] < 1
