@@ -104,7 +104,7 @@ def from_smiles(smiles: str, name: str) -> Molecule:
     from rdkit import Chem, rdBase
 
     with rdBase.BlockLogs():
-        mol = Chem.MolFromSmiles(smiles)
+        mol = Chem.MolFromSmiles(smiles) if smiles.isascii() else None  # RDKit skips some letters that are not ASCII
     if mol is None or mol.GetNumAtoms() == 0:
         raise MediaError(f"{name}: no valid SMILES of a molecule; correct or remove it")
     return from_rdkit(mol, name, smiles)
@@ -117,6 +117,10 @@ def from_rdkit(mol: Any, name: str = "molecule", parsed: str = "") -> Molecule:
     """
     from rdkit import Chem
 
+    if any(atom.GetAtomMapNum() for atom in mol.GetAtoms()):  # numbers of a reaction: the order would follow them
+        mol, parsed = Chem.Mol(mol), ""
+        for atom in mol.GetAtoms():
+            atom.SetAtomMapNum(0)
     smiles = Chem.MolToSmiles(mol)
     if "." in smiles:
         raise MediaError(f"{name}: {smiles.count('.') + 1} molecules where one connected one is expected; split it")

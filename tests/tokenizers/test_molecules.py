@@ -83,6 +83,14 @@ def test_arrays_of_a_molecule():
     assert alone.bonds.shape == (0, 3)
 
 
+def test_numbers_of_a_reaction_do_not_order_atoms():
+    plain = from_smiles("CCOC=O", "plain")
+    assert from_smiles("[CH3:9][CH2:1][O:3][CH:2]=O", "numbered") == plain
+    mol = Chem.MolFromSmiles("[CH3:9][CH2:1][O:3][CH:2]=O")
+    assert from_rdkit(mol) == plain
+    assert mol.GetAtomWithIdx(0).GetAtomMapNum() == 9  # what is given stays as it is
+
+
 @pytest.mark.parametrize("name", [n for n, s in SMILES.items() if "/" not in s])
 def test_torch_geometric(name):
     pytest.importorskip("torch_geometric", reason="torch-geometric is not installed: anyglot[graph]")
@@ -107,6 +115,7 @@ def test_files(tmp_path):
     ("text", "message"),
     [
         (b"C1CC", "SMILES 'C1CC': no valid SMILES"),
+        ("CC\N{LATIN SMALL LETTER E WITH ACUTE}".encode(), "no valid SMILES"),  # RDKit reads CC
         (b"", "0 lines of SMILES"),
         (b"CC\nCO\n", "2 lines of SMILES"),
         (b"\xff\xfe", "not a text file"),
