@@ -6,6 +6,8 @@ Files: `.npz` of two sparse matrices, as citation graphs are published (`adj_dat
 
 import functools
 import json
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,23 +124,26 @@ def _read_npz(path: Path) -> NodeGraph:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError) as error:  # also what only unpickling would read
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:  # also a pickle inside
         raise AnyglotError(f"{path}: not a readable .npz of plain arrays ({error})") from error
     wanted = [f"{matrix}_{part}" for matrix in ("adj", "attr") for part in NPZ]
     missing = [name for name in [*wanted, "labels"] if name not in found]
     if missing:
         raise AnyglotError(f"{path}: needs the array {missing[0]!r}; it has: {', '.join(sorted(found))}")
+    if found["labels"].dtype.kind not in "iu":
+        raise AnyglotError(f"{path}: labels must be integers, got {found['labels'].dtype}; number the classes")
     try:
         adjacency, features = (_sparse(found, matrix) for matrix in ("adj", "attr"))
-    except (ValueError, IndexError) as error:
+        x = features.toarray().astype(np.float32)
+    except (ValueError, TypeError, IndexError) as error:
         raise AnyglotError(f"{path}: not two sparse matrices in rows ({error})") from error
     edges = np.stack(adjacency.nonzero()).astype(np.int64)
     return NodeGraph.make(
-        torch.from_numpy(features.toarray().astype(np.float32)),
+        torch.from_numpy(x),
         torch.from_numpy(edges),
         torch.from_numpy(found["labels"].astype(np.int64)),
-        [str(name) for name in found.get("node_names", ())],
-        [str(name) for name in found.get("class_names", ())],
+        [str(name) for name in np.atleast_1d(found.get("node_names", ()))],
+        [str(name) for name in np.atleast_1d(found.get("class_names", ()))],
         str(path),
     )
 

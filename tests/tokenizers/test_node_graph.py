@@ -69,6 +69,11 @@ def test_files_and_data_give_the_graph_back(graph, tmp_path):
     [
         ({"adj_data": None}, "needs the array 'adj_data'"),
         ({"labels": None}, "needs the array 'labels'"),
+        ({"labels": np.array(["a", "b", "a", "b"])}, "labels must be integers"),
+        ({"labels": np.full(4, np.nan)}, "labels must be integers"),
+        ({"node_names": np.array("a")}, "1 names for 4 nodes"),
+        ({"adj_shape": np.array(4)}, "not two sparse matrices"),
+        ({"attr_data": np.array(["1", "2", "3"])}, "not two sparse matrices"),
         ({"labels": np.zeros(3, int)}, r"one integer class per node, \[4\], got \[3\]"),
         ({"adj_indices": np.array([1, 0, 2, 9])}, "not two sparse matrices"),
         ({"adj_shape": np.array([9, 9])}, "not two sparse matrices"),
@@ -81,6 +86,16 @@ def test_a_file_that_holds_no_graph_is_one_error(graph, tmp_path, changes, error
     with pytest.raises(AnyglotError, match=error) as raised:
         read_graph(path)
     assert str(path) in str(raised.value)
+
+
+def test_a_damaged_archive_is_one_error(graph, tmp_path):
+    path = npz(tmp_path / "graph.npz", graph)
+    whole = path.read_bytes()
+    place = whole.index(graph.x.numpy()[:1, 0].astype("<f4").tobytes())
+    for damaged in (whole[: len(whole) // 2], whole[:8], whole[:place] + b"\xff" + whole[place + 1 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(AnyglotError, match="graph.npz: not a readable .npz"):
+            read_graph(path)
 
 
 def test_missing_empty_and_foreign_files_are_named(tmp_path):
