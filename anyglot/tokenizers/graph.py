@@ -87,13 +87,8 @@ class GraphTokenizer(TokenizerModule):
     element: Tensor  # index of an atomic number
 
     def __init__(self, config: GraphConfig) -> None:
-        from rdkit import Chem
-
         super().__init__(config)
-        try:
-            self.numbers = [Chem.GetPeriodicTable().GetAtomicNumber(symbol) for symbol in config.elements]
-        except RuntimeError as error:
-            raise ConfigError(f"elements: no such element among {', '.join(config.elements)}; use symbols") from error
+        self.numbers = molecules.atomic_numbers(config.elements)
         index = torch.zeros(max(self.numbers) + 1, dtype=torch.int64)
         index[self.numbers] = torch.arange(len(self.numbers))
         self.register_buffer("element", index, persistent=False)

@@ -5,13 +5,14 @@ of their atoms. Aromatic bonds are a kind of their own. What is said of space is
 side of a double bond neighbours are.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anyglot.errors import MediaError
+from anyglot.errors import ConfigError, MediaError
 from anyglot.files import atomic_path, write_text
 
 SINGLE, DOUBLE, TRIPLE, AROMATIC, DOUBLE_CIS, DOUBLE_TRANS = range(1, 7)
@@ -57,6 +58,18 @@ class Molecule:
 
         table = Chem.GetPeriodicTable()
         return [table.GetElementSymbol(int(number)) for number in self.atoms[:, 0]]
+
+
+def atomic_numbers(elements: Sequence[str]) -> list[int]:
+    """The atomic number of each symbol. Raises ConfigError for none, for one twice and for what is no element."""
+    from rdkit import Chem
+
+    if not elements or len(set(elements)) < len(elements):
+        raise ConfigError(f"elements: one or more, each once, got {list(elements)}")
+    try:
+        return [Chem.GetPeriodicTable().GetAtomicNumber(symbol) for symbol in elements]
+    except RuntimeError as error:
+        raise ConfigError(f"elements: no such element among {', '.join(elements)}; use symbols") from error
 
 
 def read(source: str | Path | bytes) -> Molecule:

@@ -21,6 +21,7 @@ from anyglot.tokenizers import molecules, quantizers
 from anyglot.tokenizers.molecules import Molecule, to_rdkit
 from anyglot.tokenizers.networks.atom_coder import GROUPS, AtomBatch, AtomCoder, MaskedAtomModel, atom_batch
 from anyglot.tokenizers.networks.gnn import GNNConfig
+from anyglot.tokenizers.quantizers.grouped import GroupedQuantizer
 from anyglot.train.device import local_device
 from anyglot.train.finished import is_finished
 from anyglot.train.log import TrainingLog
@@ -134,14 +135,16 @@ def run(mapping: dict[str, Any], where: str) -> None:
 
 def train(config: AtomCodesConfig, where: str, log: TrainingLog | None = None) -> Trained:
     """The coder, then the encoder that guesses its codes. Raises AnyglotError."""
-    from rdkit import Chem
-
-    numbers = [Chem.GetPeriodicTable().GetAtomicNumber(element) for element in config.elements]
+    numbers = molecules.atomic_numbers(config.elements)
     train, heldout = (load(config.data, split, numbers) for split in (config.data.split, config.data.heldout))
     config.gnn.check(f"{where}: gnn")
     torch.manual_seed(config.seed)
     device = local_device()
     quantizer = quantizers.build(config.quantizer, len(GROUPS) + 1 + config.dim, f"{where}: quantizer")
+    if not isinstance(quantizer, GroupedQuantizer) or len(quantizer.groups) != len(GROUPS) + 1:
+        raise ConfigError(
+            f"{where}: quantizer: must be 'grouped' with four sizes: carbon, nitrogen, oxygen, all others"
+        )
     coder = AtomCoder(config.gnn, numbers, config.dim, quantizer).to(device)
     generator = np.random.default_rng(config.seed)
 
@@ -182,7 +185,7 @@ def load(data: MoleculeData, split: str, numbers: Sequence[int]) -> list[Molecul
             continue
         if np.isin(molecule.atoms[:, 0], numbers).all():
             found.append(molecule)
-        if len(found) == data.most:
+        if data.most and len(found) == data.most:
             break
     if not found:
         raise ConfigError(f"data: no molecule of split {split!r} has only the elements of `elements`")

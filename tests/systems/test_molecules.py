@@ -1,5 +1,7 @@
 """Mole-BERT, on real molecules."""
 
+import json
+
 import pytest
 
 from anyglot import assets
@@ -7,7 +9,7 @@ from anyglot.config import load_mapping, typed
 from anyglot.data.corpora import molecules
 from anyglot.errors import AnyglotError, ConfigError
 from anyglot.systems import about
-from anyglot.train.atom_codes import AtomCodesConfig, guessed, measure, perplexity, run, train
+from anyglot.train.atom_codes import AtomCodesConfig, MoleculeData, guessed, load, measure, perplexity, run, train
 
 pytest.importorskip("rdkit", reason="rdkit is not installed: anyglot[graph]")
 pytest.importorskip("torch_geometric", reason="torch-geometric is not installed: anyglot[graph]")
@@ -54,8 +56,20 @@ def test_a_run_writes_its_figures(corpus, tmp_path):
         run(recipe(corpus, *small, "steps=4"), "mole-bert")
     with pytest.raises(ConfigError, match="no molecule of split 'train'"):
         run(recipe(corpus, *small, "elements=[U]", f"out={tmp_path / 'other'}"), "mole-bert")
+    with pytest.raises(ConfigError, match="no such element among C, Xy"):
+        run(recipe(corpus, *small, "elements=[C, Xy]", f"out={tmp_path / 'other'}"), "mole-bert")
+    for quantizer in ({"type": "vq", "size": 64}, {"type": "grouped", "sizes": [8, 8, 8]}):
+        with pytest.raises(ConfigError, match="must be 'grouped' with four sizes"):
+            run({**recipe(corpus, *small, f"out={tmp_path / 'other'}"), "quantizer": quantizer}, "mole-bert")
     with pytest.raises(ConfigError, match="smaller one first"):
         run(recipe(corpus, "masks=[0.3, 0.15]"), "mole-bert")
+
+
+def test_all_molecules_are_loaded_whatever_the_first_is(tmp_path):
+    documents = [{"id": s, "split": "train", "parts": [{"type": "graph", "content": s}]} for s in ("CCl", "C1C", "CC")]
+    (tmp_path / "three.jsonl").write_text("".join(f"{json.dumps(document)}\n" for document in documents))
+    data = MoleculeData([str(tmp_path / "three.jsonl")])
+    assert [molecule.symbols for molecule in load(data, "train", [6])] == [["C", "C"]]
 
 
 def test_figures_by_hand():

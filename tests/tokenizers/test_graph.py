@@ -127,6 +127,9 @@ def test_bad_molecules_and_settings_are_named(tmp_path):
         tokenizer.decode([torch.zeros(10, 2, dtype=torch.int64)])
     with pytest.raises(ConfigError, match="no such element"):
         make(elements=["C", "Xy"])
+    for elements in ([], ["C", "O", "C"]):
+        with pytest.raises(ConfigError, match="elements: one or more, each once"):
+            make(elements=elements)
     with pytest.raises(ConfigError, match="heads"):
         make(network={"width": 30, "heads": 4})
     assert tokenizer.encode([]) == []
