@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from anyglot.config import to_mapping, typed
 from anyglot.errors import AnyglotError, ConfigError
 from anyglot.eval.link_prediction import KnownTails, chance, figures, filtered_ranks, with_inverses
-from anyglot.files import write_json
+from anyglot.files import atomic_path, write_json
 from anyglot.tokenizers.knowledge_graph import KnowledgeGraph, index_triples, read_triples
 from anyglot.tokenizers.networks import entity_encoders
 from anyglot.tokenizers.networks.entity_encoders import TokenEncoder
@@ -139,7 +139,8 @@ def run(mapping: dict[str, Any], where: str) -> None:
     with TrainingLog(out, f"link prediction, {config.entities.get('type')}") as log:
         model = train(config, split, where, log)
     measured = measure(model, config, split, unseen)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, out / "model.safetensors")
+    with atomic_path(out / "model.safetensors") as path:
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
     if isinstance(model.encoder, TokenEncoder):
         model.encoder.tokens.save(out / "tokens.json")
     write_json(out / "metrics.json", measured.to_json())

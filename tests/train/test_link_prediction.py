@@ -77,6 +77,17 @@ def test_what_was_written_scores_as_what_was_trained(config, tmp_path):
     assert figures == json.loads((tmp_path / "out" / "metrics.json").read_text())["heldout"]
 
 
+def test_a_model_that_cannot_be_written_whole_leaves_no_file(config, tmp_path, monkeypatch):
+    def fails(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", fails)
+    with pytest.raises(OSError, match="no space"):
+        stage.run({**config, "steps": 2}, "test")
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize("entities", [{"type": "table"}, TOKENS, {"type": "earl", "reserved": 4, "nearest": 2}])
 @pytest.mark.parametrize("scorer", ["distmult", "rotate"])
 def test_every_encoder_learns_with_every_scorer(config, entities, scorer):
