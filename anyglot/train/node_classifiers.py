@@ -98,6 +98,17 @@ class CodeClassifierConfig:
     taught: float = 1.0
     fit: FitConfig = field(default_factory=FitConfig)
 
+    def __post_init__(self) -> None:
+        check_mlp(self.hidden, self.dropout)
+        if self.width < 1 or self.taught < 0:
+            raise ConfigError("width must be at least 1, taught at least 0")
+
+
+def check_mlp(hidden: Sequence[int], dropout: float) -> None:
+    """Raise ConfigError for hidden layers and dropout that cannot work."""
+    if not hidden or min(hidden) < 1 or not 0 <= dropout < 1:
+        raise ConfigError("hidden: one width or more, each at least 1; dropout must lie in [0, 1)")
+
 
 class DropoutMLP(nn.Module):
     """Linear layers of widths [in, hidden ..., out], dropout before each and ReLU between them; reads sparse rows."""

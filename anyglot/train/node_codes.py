@@ -25,7 +25,15 @@ from anyglot.tokenizers.quantizers.anchors import CodeReport
 from anyglot.train.device import local_device
 from anyglot.train.finished import is_finished
 from anyglot.train.log import TrainingLog
-from anyglot.train.node_classifiers import CodeClassifierConfig, DropoutMLP, FitConfig, accuracy, classify_codes, fit
+from anyglot.train.node_classifiers import (
+    CodeClassifierConfig,
+    DropoutMLP,
+    FitConfig,
+    accuracy,
+    check_mlp,
+    classify_codes,
+    fit,
+)
 
 
 @dataclass
@@ -37,6 +45,10 @@ class GraphConfig:
     train: int = 20
     valid: int = 30
     normalise: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.train, self.valid) < 1:
+            raise ConfigError("train and valid must be at least 1 node of each class")
 
 
 @dataclass
@@ -51,6 +63,11 @@ class StudentConfig:
     codes: float = 1.0
     temperature: float = 0.1
     fit: FitConfig = field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        check_mlp(self.hidden, self.dropout)
+        if min(self.classes, self.codes) < 0 or self.temperature <= 0:
+            raise ConfigError("classes and codes must be at least 0, temperature above 0")
 
 
 @dataclass

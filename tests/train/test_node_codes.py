@@ -165,6 +165,13 @@ def test_edge_losses_are_those_of_their_equations():
         ({"coder": {**CODERS["vqgraph"], "quantizer": CODERS["nodeid"]["quantizer"]}}, "must give one code per node"),
         ({"coder": CODERS["nodeid"]}, "student: is taught by a coder of type 'vqgraph', not 'nodeid'"),
         ({"fit": {"steps": 0}}, "steps and patience must be at least 1"),
+        ({"graph": {"file": "x.npz", "valid": 0}}, "train and valid must be at least 1"),
+        ({"classifier": {"hidden": []}}, "hidden: one width or more"),
+        ({"classifier": {"width": 0}}, "width must be at least 1"),
+        ({"student": {"hidden": []}}, "hidden: one width or more"),
+        ({"student": {"dropout": 1.0}}, "dropout must lie"),
+        ({"student": {"temperature": 0.0}}, "temperature above 0"),
+        ({"coder": {**CODERS["vqgraph"], "edge_weight": -1.0}}, "edge_weight must be at least 0"),
     ],
 )
 def test_mistakes_in_a_config_are_named(config, changes, error):

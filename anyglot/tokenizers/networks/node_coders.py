@@ -55,6 +55,10 @@ class VQGraphConfig:
     edge_weight: float = 0.1
     edges: Literal["sampled", "dense"] = "sampled"
 
+    def __post_init__(self) -> None:
+        if min(self.node_weight, self.edge_weight) < 0:
+            raise ConfigError("node_weight and edge_weight must be at least 0")
+
 
 class VQGraph(NodeCoder):
     """One code per node from its neighbourhood, trained so that nodes, edges and classes can be told from codes
