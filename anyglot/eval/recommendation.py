@@ -26,7 +26,8 @@ NOWHERE = 10**9  # the rank of an item that no beam reached
 
 @dataclass
 class RecommendationEval:
-    """checkpoint: a model directory. catalogue: documents of all items that may be recommended; new ones get IDs.
+    """checkpoint: a model directory. catalogue: documents of items that may be recommended besides
+    those the tokenizer learned from; new ones get IDs.
     documents: of histories, of which those of `split` are asked about.
     recent: so many items of a history are read, the last ones, 0: all. beams: items looked for. exclude_seen: never
     recommend what the history holds already. users: at most so many, 0: all. batch: histories at once."""
@@ -90,6 +91,11 @@ def run(mapping: dict[str, object], where: str) -> dict[str, float]:
     histories = [[media_of(tokenizer, part) for part in parts_of(d) if part.type == MODALITY] for d in asked]
     if short := [document.where for document, history in zip(asked, histories, strict=True) if len(history) < 2]:
         raise AnyglotError(f"{short[0]}: a history needs an item before the one that is asked for")
+    for document, history in zip(asked, histories, strict=True):
+        if tokenizer.place(history[-1].id) is None:  # it could only ever be missed
+            raise AnyglotError(
+                f"{document.where}: item {history[-1].id!r} is asked for, but no document of `catalogue` has it"
+            )
 
     befores, ties, written, invalid = [], [], 0, 0
     shown: set[str] = set()
@@ -120,8 +126,13 @@ def run(mapping: dict[str, object], where: str) -> dict[str, float]:
 
 
 def take_new_items(tokenizer: ItemTokenizer, documents: Sequence[Document]) -> None:
-    """Add the items of documents that the tokenizer does not know to its catalogue, in memory."""
-    items = [media_of(tokenizer, part) for d in documents for part in parts_of(d) if part.type == MODALITY]
+    """Add the items of documents that the tokenizer does not know to its catalogue, in memory.
+
+    Raises MediaError for an id that has another text in the catalogue, as in documents of other data.
+    """
+    parts = [part for document in documents for part in parts_of(document) if part.type == MODALITY]
+    items = list(dict.fromkeys(media_of(tokenizer, part) for part in parts))
+    tokenizer.encode([item for item in items if tokenizer.place(item.id) is not None])  # refuses other texts
     tokenizer.add([item for item in items if tokenizer.place(item.id) is None])
 
 

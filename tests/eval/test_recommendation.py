@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anyglot.config import typed
-from anyglot.errors import AnyglotError, ConfigError
+from anyglot.errors import AnyglotError, ConfigError, MediaError
 from anyglot.eval import recommendation
 from anyglot.eval.recommendation import NOWHERE, Ranks, RecommendationEval, ranks_of_scores
 from anyglot.lm.model import ModelConfig, build_model
@@ -26,14 +26,20 @@ def embed_one(text, tokens):
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     """A checkpoint directory of an untrained model, whose tokenizer knows all items but the last two."""
-    folder = tmp_path_factory.mktemp("bundle")
+    return make_bundle(tmp_path_factory.mktemp("bundle"), COUNT - 2)
+
+
+def make_bundle(folder, known, **fields):
+    """A checkpoint whose tokenizer knows so many items; without a treatment of collisions, all by the same ID."""
     quantizer = {"type": "rvq", "levels": 2, "size": 8}
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(item_module, "embed", lambda texts, tokens: torch.stack([embed_one(t, tokens) for t in texts]))
-        tokenizer = ItemTokenizer(typed(ItemConfig, {"widths": [], "quantizer": quantizer})).eval()
-        tokenizer.begin([Item(str(n), str(n)) for n in range(COUNT - 2)])
+        tokenizer = ItemTokenizer(typed(ItemConfig, {"widths": [], "quantizer": quantizer, **fields})).eval()
+        tokenizer.begin([Item(str(n), str(n)) for n in range(known)])
         tokenizer.finish()
+    if tokenizer.config.collisions == "none":
+        tokenizer.table.zero_()
     tokenizer.save_pretrained(folder / "tokenizers" / "item")
     text = TextTokenizer.train(["black cat", "green apple", "old house on a hill", "a red kite"] * 20, size=290)
     text.save_pretrained(folder / "tokenizers" / "text")
@@ -80,6 +86,30 @@ def test_a_model_is_asked_about_every_history_and_writes_no_invalid_id(bundle, f
     among_all = recommendation.run(mapping_for(bundle, files, beams=30, exclude_seen=False), "test")
     assert among_all["recall@5"] <= found["recall@5"]
     assert recommendation.run(mapping_for(bundle, files, beams=30, recent=3, users=2), "test")["users"] == 2
+
+
+def test_a_model_whose_items_share_one_id_scores_what_chance_does(tmp_path, files):
+    bundle = make_bundle(tmp_path / "collapsed", COUNT, collisions="none")
+    found = recommendation.run(mapping_for(bundle, files, beams=30), "test")
+    assert found["recall@5"] == pytest.approx(5 / 7)  # seven items are left when 23 are seen
+    assert found["ndcg@5"] == pytest.approx((1 / np.log2(np.arange(2, 7))).sum() / 7)
+
+
+def test_a_catalogue_of_other_items_is_refused_and_a_repeated_one_is_taken_once(bundle, files):
+    twice = [str(files / "items.jsonl")] * 2
+    assert recommendation.run(mapping_for(bundle, files, beams=30, catalogue=twice), "test")["items"] == COUNT
+    other = {"type": "item", "content": json.dumps({"id": "3", "text": "9"})}
+    (files / "other.jsonl").write_text(json.dumps({"id": "3", "parts": [other]}) + "\n")
+    with pytest.raises(MediaError, match="'3' has another text in the catalogue"):
+        recommendation.run(mapping_for(bundle, files, beams=30, catalogue=[str(files / "other.jsonl")]), "test")
+
+
+def test_an_item_that_can_only_be_missed_is_named(bundle, files):
+    parts = [{"type": "item", "content": content} for content in ("1", json.dumps({"id": "99", "text": "99"}))]
+    asked = {"id": "u", "split": "test", "parts": parts}
+    (files / "unknown.jsonl").write_text(json.dumps(asked) + "\n")
+    with pytest.raises(AnyglotError, match="'99' is asked for, but no document of `catalogue`"):
+        recommendation.run(mapping_for(bundle, files, beams=30, documents=[str(files / "unknown.jsonl")]), "test")
 
 
 def test_histories_that_cannot_be_asked_about_are_named(bundle, files):
