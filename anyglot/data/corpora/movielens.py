@@ -9,10 +9,11 @@ Written below the output folder:
                             next item
     collaborative.safetensors   `vectors` fp32 [items, width] from training histories, of the items of split "train", in
                             the order of items.jsonl
-    movielens.json          the config, asset hash and counts; written last
+    movielens.json          the config, hashes of what it is made of, and counts; written last
 Items are named by their id alone where the tokenizer learns them, held-out ones bring their text.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -58,23 +59,26 @@ class MovieLensCorpus:
 
 
 def run(mapping: dict[str, Any], out: Path, where: str) -> None:
-    """Write the corpus to `out`; a finished folder of the same settings is left as it is.
+    """Write the corpus to `out`; a finished folder of the same settings and files is left as it is.
 
     Raises:
         ConfigError: a mistake in the config. AssetError: the package cannot be had. AnyglotError: an item without
         text, an id that occurs twice, or an interaction with an item that is not there.
     """
     config = typed(MovieLensCorpus, mapping, where)
-    described: dict[str, Any] = {"config": to_mapping(config), "assets": {}}
-    if not config.inter:
-        described["assets"] = {ASSET: assets.find(ASSET).sha256}
+    own = {path: hashlib.sha256(_bytes(path)).hexdigest() for path in (config.inter, config.item) if path}
+    described: dict[str, Any] = {
+        "config": to_mapping(config),
+        "assets": {} if own else {ASSET: assets.find(ASSET).sha256},
+        "files": own,
+    }
     record = out / "movielens.json"
     if record.exists() and {**json.loads(record.read_text("utf-8")), "counts": None} == {**described, "counts": None}:
         print(f"{out}: finished before, left as it is", file=sys.stderr)
         return
     record.unlink(missing_ok=True)
     inter, item = (_source(config, kind) for kind in ("inter", "item"))
-    texts = item_texts(read_atomic(*item[:1], ["item_id"], item[1]), config.text, item[1])
+    texts = item_texts(read_atomic(item[0], ["item_id"], item[1]), config.text, item[1])
     table = read_atomic(inter[0], ["user_id", "item_id", "timestamp"], inter[1])
     histories = make_histories(table, list(texts), inter[1])
     splits = {item: _split(item, config.heldout_one_in) for item in texts}
@@ -89,9 +93,16 @@ def run(mapping: dict[str, Any], out: Path, where: str) -> None:
     write_json(record, {**described, "counts": {**counts, "users": len(histories.users)}})
 
 
-def _source(config: MovieLensCorpus, kind: str) -> tuple[str | bytes, str]:
+def _bytes(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise AnyglotError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def _source(config: MovieLensCorpus, kind: str) -> tuple[bytes, str]:
     path = getattr(config, kind)
-    return (path, path) if path else (assets.open_member(ASSET, MEMBERS + kind), f"ml-100k.{kind}")
+    return (_bytes(path), path) if path else (assets.open_member(ASSET, MEMBERS + kind), f"ml-100k.{kind}")
 
 
 def item_texts(table: Any, template: str, name: str) -> dict[str, str]:
@@ -105,7 +116,7 @@ def item_texts(table: Any, template: str, name: str) -> dict[str, str]:
         try:
             text = template.format_map(cells)
             blank = template.format_map(dict.fromkeys(cells, ""))
-        except (KeyError, ValueError, IndexError) as error:
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
             raise ConfigError(f"text: {error} in {template!r} is no column of {name}: {', '.join(columns)}") from error
         if text == blank:
             raise AnyglotError(f"{name}: item {item!r} has no text; fill its row, or leave the item out")

@@ -62,7 +62,25 @@ def test_own_files_become_documents_with_the_last_two_items_held_out(files, tmp_
     for task in documents(tmp_path / "out" / "tasks.jsonl"):
         assert [part.type for part in task.turns[0].parts] in (["text", "item"], ["item", "text"])
         assert task.turns[0].parts[0].loss is False
+        user, colon, rest = task.id.partition(":")
+        if colon:  # titles of a history and its next item: of what training may see
+            told, wanted = task.turns[0].parts
+            seen, stop = of_user[user][:-2], int(rest.split("#")[0])
+            assert told.text.split("\n") == [f"Thing {n}, k{int(n) % 2}" for n in seen[stop - 2 : stop]]
+            content = wanted.data.decode()
+            assert (json.loads(content)["id"] if content.startswith("{") else content) == seen[stop]
     assert load_file(tmp_path / "out" / "collaborative.safetensors")["vectors"].shape == (12 - len(heldout), 2)
+
+
+def test_a_finished_folder_is_made_anew_when_its_files_change(files, tmp_path):
+    record = tmp_path / "out" / "movielens.json"
+    build(tmp_path / "out", *files, "collaborative=2")
+    before = record.stat().st_mtime_ns
+    build(tmp_path / "out", *files, "collaborative=2")
+    assert record.stat().st_mtime_ns == before
+    (tmp_path / "a.inter").write_text(INTER + "5\t4\t99\n6\t1\t1\n6\t2\t2\n6\t3\t3\n")
+    build(tmp_path / "out", *files, "collaborative=2")
+    assert json.loads(record.read_text("utf-8"))["counts"]["users"] == 7
 
 
 def test_what_is_wrong_with_files_is_said(files, tmp_path):
@@ -76,6 +94,10 @@ def test_what_is_wrong_with_files_is_said(files, tmp_path):
             build(tmp_path / "out", *files, "collaborative=2")
     with pytest.raises(ConfigError, match="'plot'"):
         build(tmp_path / "out", *files[:2], 'text="{plot}"')
+    with pytest.raises(ConfigError, match="no attribute 'plot'"):
+        build(tmp_path / "out", *files[:2], 'text="{title.plot}"')
+    with pytest.raises(AnyglotError, match="absent.inter: cannot be read"):
+        build(tmp_path / "out", f"inter={tmp_path / 'absent.inter'}", *files[1:])
     with pytest.raises(ConfigError, match="name both files"):
         build(tmp_path / "out", files[0])
 
