@@ -168,7 +168,7 @@ class MotionTokenizer(TokenizerModule):
         .bvh, .amc (with its .asf beside it) and .pose. Raises MediaError naming the file.
         """
         c = self.config
-        motion = read_motion(source, c.skeleton, self.rig, c.fps, c.unit, c.amc_fps)
+        motion = read_motion(source, c.skeleton, self.rig, c.fps, c.unit, c.amc_fps, c.max_frames)
         self._checked(motion, f"{len(source)} bytes of motion" if isinstance(source, bytes) else str(source))
         return motion
 

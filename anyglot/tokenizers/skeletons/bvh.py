@@ -5,6 +5,7 @@ limbs ("End Site") are joints that have no channels. The root's place is its pos
 has none. Lengths are the file's: `unit` is how many metres one is.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from anyglot.tokenizers.skeletons.skeleton import AXES, Animation, Skeleton, fro
 POSITIONS = tuple(f"{axis}position" for axis in AXES)
 ROTATIONS = tuple(f"{axis}rotation" for axis in AXES)
 DIGITS = 6  # after the point, in written files
+SHORTEST = 1e-6  # seconds that a frame may take
 
 
 @dataclass
@@ -41,15 +43,20 @@ def read_bvh(source: str | Path | bytes, unit: float = 1.0) -> tuple[Animation, 
     name = f"{len(source)} bytes of BVH" if isinstance(source, bytes) else str(source)
     try:
         text = source.decode("utf-8") if isinstance(source, bytes) else Path(source).read_text(encoding="utf-8")
-        head, motion, body = text.partition("MOTION")
-        if not motion:
+        parts = split_file(text)
+        if len(parts) < 2:
             raise MediaError("no MOTION in it")
-        hierarchy = parse_hierarchy(head)
-        return _animation(hierarchy, body, unit), hierarchy
+        hierarchy = parse_hierarchy(parts[0])
+        return _animation(hierarchy, parts[1], unit), hierarchy
     except FileNotFoundError as error:
         raise MediaError(f"{name}: no such file; remove it from the list") from error
     except (MediaError, ValueError, IndexError, OSError) as error:
         raise MediaError(f"{name}: not a whole BVH file ({error}); export it again") from error
+
+
+def split_file(text: str) -> list[str]:
+    """What stands before the line MOTION, and what after it, if there is one; joints may have it in their names."""
+    return re.split(r"^[ \t]*MOTION\b", text, maxsplit=1, flags=re.MULTILINE)
 
 
 def parse_hierarchy(text: str) -> Hierarchy:
@@ -84,9 +91,13 @@ def parse_hierarchy(text: str) -> Hierarchy:
                 raise MediaError(f"unexpected {word!r} in its hierarchy")
     except (StopIteration, IndexError) as error:
         raise MediaError("its hierarchy breaks off") from error
+    except ValueError as error:
+        raise MediaError(f"no number in its hierarchy where one belongs: {error}") from error
     if open_joints or not names:
         raise MediaError("its hierarchy breaks off")
-    for joint, found in zip(names, channels, strict=True):
+    for joint, offset, found in zip(names, offsets, channels, strict=True):
+        if not np.isfinite(offset).all():
+            raise MediaError(f"joint {joint} lies at NaN or infinity")
         if unknown := [name for name in found if name not in POSITIONS + ROTATIONS]:
             raise MediaError(f"joint {joint} has an unknown channel {unknown[0]!r}")
         if joint != names[0] and any(name in POSITIONS for name in found):
@@ -100,8 +111,8 @@ def parse_hierarchy(text: str) -> Hierarchy:
 def write_bvh(animation: Animation, hierarchy: Hierarchy, path: str | Path, unit: float = 1.0) -> None:
     """Write a movement of the hierarchy's skeleton, atomically."""
     columns = []
-    for joint, channels in enumerate(hierarchy.channels):
-        if channels:
+    for joint in _depth_first(hierarchy.skeleton.parents):
+        if channels := hierarchy.channels[joint]:
             order = hierarchy.order(joint)
             angles = to_euler(animation.rotations[:, joint], order) if order else np.zeros((len(animation.root), 0))
             found = {name: animation.root[:, AXES.index(name[0])] / unit for name in channels if name in POSITIONS}
@@ -115,21 +126,36 @@ def write_bvh(animation: Animation, hierarchy: Hierarchy, path: str | Path, unit
 def format_hierarchy(hierarchy: Hierarchy) -> str:
     """The part of a file from HIERARCHY to before MOTION, inverse of `parse_hierarchy`."""
     skeleton = hierarchy.skeleton
+    lines = ["HIERARCHY"]
+    open_joints: list[int] = []
+    for joint in _depth_first(skeleton.parents):
+        parent = skeleton.parents[joint]
+        while open_joints and open_joints[-1] != parent:
+            open_joints.pop()
+            lines.append("\t" * len(open_joints) + "}")
+        outer, inner = "\t" * len(open_joints), "\t" * (len(open_joints) + 1)
+        name, channels = skeleton.names[joint], hierarchy.channels[joint]
+        ends = bool(joint) and not channels and name == f"{skeleton.names[parent]} end"
+        head = "End Site" if ends else f"{'JOINT' if joint else 'ROOT'} {name}"
+        offset = " ".join(f"{value:.{DIGITS}f}" for value in skeleton.offsets[joint])
+        lines += [outer + head, outer + "{", f"{inner}OFFSET {offset}"]
+        if not ends:
+            lines.append(f"{inner}CHANNELS {' '.join([str(len(channels)), *channels])}")
+        open_joints.append(joint)
+    lines += ["\t" * depth + "}" for depth in reversed(range(len(open_joints)))]
+    return "\n".join(lines) + "\n"
 
-    def lines(joint: int, depth: int) -> list[str]:
-        inner = "\t" * (depth + 1)
-        kind = "ROOT" if not depth else "JOINT"
-        head = f"{kind} {skeleton.names[joint]}" if hierarchy.channels[joint] else "End Site"
-        found = [head, "{", f"{inner}OFFSET {' '.join(f'{value:.{DIGITS}f}' for value in skeleton.offsets[joint])}"]
-        if hierarchy.channels[joint]:
-            found.append(f"{inner}CHANNELS {len(hierarchy.channels[joint])} {' '.join(hierarchy.channels[joint])}")
-        found[:2] = ["\t" * depth + line for line in found[:2]]
-        for child, parent in enumerate(skeleton.parents):
-            if parent == joint:
-                found += lines(child, depth + 1)
-        return [*found, "\t" * depth + "}"]
 
-    return "\n".join(["HIERARCHY", *lines(0, 0)]) + "\n"
+def _depth_first(parents: list[int]) -> list[int]:
+    """Joints in the order of files: each with all that hangs on it before the next."""
+    children: list[list[int]] = [[] for _ in parents]
+    for joint, parent in enumerate(parents[1:], start=1):
+        children[parent].append(joint)
+    found, waiting = [], [0]
+    while waiting:
+        found.append(waiting.pop())
+        waiting += children[found[-1]][::-1]
+    return found
 
 
 def _animation(hierarchy: Hierarchy, body: str, unit: float) -> Animation:
@@ -138,11 +164,13 @@ def _animation(hierarchy: Hierarchy, body: str, unit: float) -> Animation:
     if len(lines) < 2 or lines[0][0] != "Frames:" or lines[1][:2] != ["Frame", "Time:"]:
         raise MediaError("no 'Frames:' and 'Frame Time:' after MOTION")
     frames, seconds = int(lines[0][1]), float(lines[1][2])
+    if not SHORTEST <= seconds < np.inf:
+        raise MediaError(f"a frame takes {seconds} seconds")
     width = sum(len(channels) for channels in hierarchy.channels)
     numbers = [word for line in lines[2:] for word in line]
     if not width:
         raise MediaError("no joint has channels")
-    if frames < 1 or seconds <= 0 or len(numbers) < frames * width or len(numbers) % width:
+    if frames < 1 or len(numbers) < frames * width or len(numbers) % width:
         raise MediaError(f"{frames} frames of {width} numbers are promised, {len(numbers)} numbers are there")
     values = np.array(numbers, dtype=np.float64).reshape(-1, width)[:frames]  # some exporters write one more
     if not np.isfinite(values).all():

@@ -8,7 +8,7 @@ import numpy as np
 from anyglot.errors import ConfigError, MediaError
 from anyglot.tokenizers.skeletons import humanml3d, rotating, signs
 from anyglot.tokenizers.skeletons.amc import Asf, parse_asf, read_amc, write_amc
-from anyglot.tokenizers.skeletons.bvh import Hierarchy, parse_hierarchy, read_bvh, write_bvh
+from anyglot.tokenizers.skeletons.bvh import Hierarchy, parse_hierarchy, read_bvh, split_file, write_bvh
 from anyglot.tokenizers.skeletons.pose_files import read_pose
 from anyglot.tokenizers.skeletons.skeleton import Animation, Skeleton
 from anyglot.tokenizers.steps import read_steps, write_steps
@@ -53,17 +53,23 @@ def hierarchy_text(given: str) -> str:
         text = Path(given).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"hierarchy: {given}: cannot be read; name a .bvh or .asf file") from error
-    return text.partition("MOTION")[0] if text.lstrip().startswith("HIERARCHY") else text
+    return split_file(text)[0] if text.lstrip().startswith("HIERARCHY") else text
 
 
 def read_motion(
-    source: str | Path | bytes, skeleton: str, rig: Rig | None, fps: float, unit: float, amc_fps: float
+    source: str | Path | bytes,
+    skeleton: str,
+    rig: Rig | None,
+    fps: float,
+    unit: float,
+    amc_fps: float,
+    max_frames: int,
 ) -> np.ndarray:
     """A file of motion, or its bytes, as features float32 `[frames, features]`; those of .npy files as they are.
 
     Args:
         skeleton, rig: whose features. fps: of the result. unit: metres per unit of length of .bvh and .amc files.
-        amc_fps: frames a second of .amc files.
+        amc_fps: frames a second of .amc files. max_frames: files that are to become more are refused beforehand.
     Raises:
         MediaError: naming the file: unreadable, or of another skeleton.
     """
@@ -76,11 +82,13 @@ def read_motion(
         if skeleton != "signs":
             raise MediaError(f"{name}: landmarks of signing; a tokenizer for them has skeleton: signs")
         try:
-            return signs.to_features(read_pose(source), fps, mirror=True)
+            clip = read_pose(source)
+            _check_length(len(clip.positions), clip.fps, fps, max_frames)
+            return signs.to_features(clip, fps, mirror=True)
         except MediaError as error:
             raise MediaError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
     if ending in (".bvh", ".amc"):
-        return _moving(source, name, ending, skeleton, rig, fps, unit, amc_fps)
+        return _moving(source, name, ending, skeleton, rig, fps, unit, amc_fps, max_frames)
     return read_steps(source, "motion")
 
 
@@ -110,6 +118,7 @@ def _moving(
     fps: float,
     unit: float,
     amc_fps: float,
+    max_frames: int,
 ) -> np.ndarray:
     """Features of a .bvh or .amc file."""
     if rig is None and skeleton != "humanml3d":
@@ -124,8 +133,12 @@ def _moving(
         asf = rig.source if rig is not None and isinstance(rig.source, Asf) else _beside(Path(source))
         animation = read_amc(source, asf, amc_fps, unit)
         same = rig is not None and isinstance(rig.source, Asf)
-    if rig is None:
-        return humanml3d.to_features(humanml3d.standing(_smpl(animation.at(humanml3d.FPS), name)))
+    try:
+        _check_length(len(animation.root), animation.fps, humanml3d.FPS if rig is None else fps, max_frames)
+        if rig is None:
+            return humanml3d.to_features(humanml3d.standing(_smpl(animation.at(humanml3d.FPS))))
+    except MediaError as error:
+        raise MediaError(f"{name}: {error}") from error
     known, given = rig.skeleton, animation.skeleton
     if not same or known.names != given.names or known.parents != given.parents:
         odd = next((joint for joint in given.names if joint not in known.names), f"{len(given.names)} joints")
@@ -133,21 +146,34 @@ def _moving(
     return rotating.to_features(animation.at(fps), rig.turning)
 
 
+def _check_length(frames: int, rate: float, fps: float, max_frames: int) -> None:
+    """Raise MediaError if so many frames at `rate` are far more than max_frames at `fps`: a file of a few bytes may say
+    that each of its frames takes a year."""
+    found = (frames - 1) * fps / rate
+    if found > max_frames:
+        raise MediaError(
+            f"{found:.0f} frames at {fps:g} a second, more than max_frames={max_frames}; cut it or raise it"
+        )
+
+
 def _beside(path: Path) -> Asf:
     """The skeleton of an .amc file: the .asf file of its name, or of what its name begins with, as 01 for 01_01."""
     for candidate in (path.with_suffix(".asf"), path.with_name(f"{path.stem.split('_')[0]}.asf")):
         if candidate.is_file():
-            return parse_asf(candidate.read_text(encoding="utf-8"))
+            try:
+                return parse_asf(candidate.read_text(encoding="utf-8"))
+            except (MediaError, OSError, UnicodeDecodeError) as error:
+                raise MediaError(f"{candidate}: {error}") from error
     raise MediaError(f"{path}: its skeleton is missing; put {path.stem}.asf beside it")
 
 
-def _smpl(animation: Animation, name: str) -> np.ndarray:
+def _smpl(animation: Animation) -> np.ndarray:
     """Positions `[frames, 22, 3]` of HumanML3D's joints, by their names."""
     plain = {_plain(joint): index for index, joint in enumerate(animation.skeleton.names)}
     missing = [joint for joint in humanml3d.NAMES if _plain(joint) not in plain]
     if missing:
         raise MediaError(
-            f"{name}: another skeleton: joint {missing[0]} of HumanML3D's 22 is missing; retarget the motion to SMPL's"
+            f"another skeleton: joint {missing[0]} of HumanML3D's 22 is missing; retarget the motion to SMPL's"
         )
     return animation.positions()[:, [plain[_plain(joint)] for joint in humanml3d.NAMES]]
 

@@ -134,13 +134,58 @@ def test_real_files_come_back(tmp_path):
         ("3 Yrotation Xrotation Zrotation", "3 Yrotation Xrotation Wrotation", "unknown channel 'Wrotation'"),
         ("3 Yrotation Xrotation Zrotation", "2 Yrotation Xrotation", "three axes or none"),
         ("3 Yrotation Xrotation Zrotation", "3 Xposition Yposition Zposition", "moves against its parent"),
-        ("Frame Time: 0.05", "Frame Time: 0", "promised"),
+        ("OFFSET 10 0 0", "OFFSET ten 0 0", "no number in its hierarchy"),
+        ("OFFSET 10 0 0", "OFFSET nan 0 0", "joint Elbow lies at NaN"),
+        ("Frame Time: 0.05", "Frame Time: 0", "a frame takes 0.0 seconds"),
+        ("Frame Time: 0.05", "Frame Time: nan", "a frame takes nan seconds"),
+        ("Frame Time: 0.05", "Frame Time: inf", "a frame takes inf seconds"),
+        ("Frame Time: 0.05", "Frame Time: 1e-320", "a frame takes 1e-320 seconds"),
     ],
 )  # fmt: skip
 def test_bad_files_are_named(tmp_path, old, new, message):
     (tmp_path / "bad.bvh").write_text(ARM.replace(old, new, 1))
     with pytest.raises(MediaError, match=rf"bad\.bvh: not a whole BVH file \(.*({message})"):
         read_bvh(tmp_path / "bad.bvh")
+
+
+def test_joints_in_another_order_than_files_have_keep_their_angles(tmp_path):
+    turns = ["Zrotation", "Xrotation", "Yrotation"]
+    skeleton = Skeleton(["hips", "left", "right", "left_foot", "right_foot"], [-1, 0, 0, 1, 2], np.eye(5, 3))
+    breadth_first = Hierarchy(skeleton, [["Xposition", "Yposition", "Zposition", *turns], *[turns] * 4])
+    animation = moving(breadth_first)
+    write_bvh(animation, breadth_first, tmp_path / "a.bvh")
+    again, read = read_bvh(tmp_path / "a.bvh")
+    order = [read.skeleton.names.index(name) for name in skeleton.names]
+    np.testing.assert_allclose(again.positions()[:, order], animation.positions(), atol=1e-4)
+
+
+def test_joints_that_do_not_turn_keep_their_names():
+    text = ARM.partition("MOTION")[0].replace("End Site", "JOINT Tip", 1)
+    text = text.replace("JOINT Elbow", "JOINT EMOTION { OFFSET 1 0 0 CHANNELS 0 } JOINT Elbow")
+    hierarchy = parse_hierarchy(text)
+    assert hierarchy.skeleton.names == ["Shoulder", "EMOTION", "Elbow", "Tip"]
+    again, _ = read_bvh((format_hierarchy(hierarchy) + "MOTION" + ARM.partition("MOTION")[2]).encode())
+    assert again.skeleton.names == hierarchy.skeleton.names
+    assert again.skeleton.parents == hierarchy.skeleton.parents
+
+
+def test_deep_hierarchies_are_written():
+    joints = 3000
+    channels = [["Xrotation", "Yrotation", "Zrotation"]] * joints
+    skeleton = Skeleton([f"j{joint}" for joint in range(joints)], list(range(-1, joints - 1)), np.ones((joints, 3)))
+    assert parse_hierarchy(format_hierarchy(Hierarchy(skeleton, channels))).skeleton.parents == skeleton.parents
+
+
+def test_a_hierarchy_in_a_config_that_is_no_hierarchy_is_a_config_error():
+    with pytest.raises(ConfigError, match="hierarchy: no number in its hierarchy"):
+        make(features=17, hierarchy=ARM.partition("MOTION")[0].replace("OFFSET 10 0 0", "OFFSET ten 0 0", 1))
+
+
+def test_frames_that_take_a_year_do_not_fill_the_memory(tmp_path):
+    (tmp_path / "a.bvh").write_text(ARM.replace("Frame Time: 0.05", "Frame Time: 3e10"))
+    tokenizer = make(features=17, fps=30.0, hierarchy=ARM.partition("MOTION")[0])
+    with pytest.raises(MediaError, match=r"a\.bvh: 900000000000 frames at 30 a second, more than max_frames=4096"):
+        tokenizer.read(tmp_path / "a.bvh")
 
 
 def test_files_that_break_off_are_refused(tmp_path):
