@@ -18,6 +18,7 @@ FRAMES = 8  # of a film, shown side by side
 
 def show_samples(log: TrainingLog, step: int, model: Anyglot, texts: Sequence[str]) -> None:
     """Log what the model makes of each text in each medium. The model is left in evaluation mode."""
+    model.model.eval()  # in training it drops out, and keeps no keys and values where activations are checkpointed
     for text in texts:
         for name, tokenizer in model.tokenizers.items():
             (reply,) = model.write([[Message(None, [Part(TEXT, text=text)])]], to=name, max_tokens=MAX_TOKENS)

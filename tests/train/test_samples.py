@@ -32,7 +32,7 @@ def test_samples_are_shown_and_the_result_reads_and_writes(tmp_path):
     out = tmp_path / "run"
     config = write_config(tmp_path / "config.yaml", store, out)
     overrides = [f"tokenizers.{name}={path}" for name, path in tokenizers.items()]
-    train(config, 1, "steps=2", "evaluate_every=1", "samples=[black cat]", *overrides)
+    train(config, 1, "steps=2", "evaluate_every=1", "samples=[black cat]", "activation_checkpointing=true", *overrides)
 
     events = EventAccumulator(str(out / "tensorboard")).Reload()
     assert events.Tags()["images"] == ["image/black cat"]
