@@ -22,7 +22,8 @@ class ModelConfig:
     hidden: width. intermediate: width inside the feed-forward layer, 0 for 8/3 of `hidden` rounded up to 64.
     dropout: of embeddings and of what each attention and feed-forward layer adds; a checkpoint does not keep it.
     tie: the output head is the embedding. pad_vocabulary_to: round the number of rows up to a multiple.
-    pretrained: a Hugging Face checkpoint directory to start from instead; the shape fields are then unused.
+    pretrained: a Hugging Face checkpoint directory to start from instead; the shape fields are then unused, and dropout
+        is refused.
     """
 
     hidden: int = 256
@@ -44,6 +45,11 @@ def build_model(config: ModelConfig, vocabulary_size: int, seed: int = 0) -> Any
     import transformers
 
     if config.pretrained:
+        if config.dropout or config.attention_dropout:
+            raise ConfigError(
+                "model.dropout and model.attention_dropout are of models from scratch; set both to 0, or in the "
+                f"config.json of model.pretrained ({config.pretrained}) what its architecture calls them"
+            )
         if not Path(config.pretrained, "config.json").is_file():
             raise ConfigError(
                 f"model.pretrained: {config.pretrained} holds no config.json; give a checkpoint directory"

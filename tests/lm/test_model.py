@@ -134,3 +134,6 @@ def test_dropout_acts_in_training_alone_and_leaves_the_checkpoint_as_it_is(tmp_p
     assert torch.equal(again.train()(ids).logits, wanted)
     with pytest.raises(ConfigError, match=r"model.dropout: a share of 0 to 1, got 1"):
         build_model(ModelConfig(dropout=1.0), 40)
+    for field in ("dropout", "attention_dropout"):
+        with pytest.raises(ConfigError, match="are of models from scratch"):
+            build_model(ModelConfig(pretrained=str(tmp_path), **{field: 0.1}), 40)
