@@ -25,7 +25,7 @@ def bits_per_code(
 
     Returns:
         lm.bits_per_<modality>_code_heldout (of text `_token_`): minus log2 of the probability over the whole
-        vocabulary, mean over the codes that bear loss; and `..._unigram`: of the code's frequency within its level in
+        vocabulary, mean over the codes that bear loss, sub-codes of one code added up; and `..._unigram`: of the code's frequency within its level in
         `unigram_stores`.
     """
     vocabulary = model.vocabulary
@@ -61,6 +61,7 @@ def bits_per_code(
     for name, (number, nats, unigram) in sums.items():
         if number:
             unit = "token" if name == TEXT else "code"
+            number /= 1 if name == TEXT else vocabulary.modality(name).factors  # codes, not sub-codes
             figures[f"lm.bits_per_{name}_{unit}_heldout"] = float(nats / number / log(2))
             figures[f"lm.bits_per_{name}_{unit}_heldout_unigram"] = float(unigram / number / log(2))
     return figures

@@ -22,6 +22,8 @@ from anyglot.eval.checks import Checks
 from anyglot.eval.documents import load_documents
 from anyglot.inference.anyglot import Anyglot, Reply
 from anyglot.lm.grammar import Turn
+from anyglot.lm.model import ModelConfig, build_model
+from anyglot.lm.vocabulary import Vocabulary
 from tests.inference.bundles import WORDS, make_bundle, write_picture, write_sound
 
 
@@ -121,6 +123,23 @@ def test_bits_per_code_equal_brute_force(folder, model):
         expected[f"lm.bits_per_{name}_{unit}_heldout_unigram"] = np.mean(unigram[name]) / log(2)
     assert len(nats["image"]) == 2 * 6  # the picture of the chat is the user's, and bears no loss
     assert figures == pytest.approx(expected, rel=1e-4)
+
+
+def test_bits_of_sub_codes_add_up_to_those_of_their_code(model, tmp_path):
+    specs = [(tokenizer.spec, tokenizer.fingerprint) for tokenizer in model.tokenizers.values()]
+    vocabulary = Vocabulary.build(model.text.size, model.text.fingerprint, specs, max_size=8, factors={"speech": 2})
+    network = build_model(ModelConfig(hidden=32, layers=1, heads=4, key_value_heads=2, max_length=512), vocabulary.size)
+    factored = Anyglot(network, vocabulary, model.text, model.tokenizers)
+    with torch.no_grad():
+        network.get_input_embeddings().weight.zero_()  # each id is as likely as any other
+    codes = np.random.default_rng(0).integers(0, 16, (7, 2))
+    document = Document("a", [Message(None, [Part("speech", codes=codes)])])
+    write_store(factored, tmp_path / "store", [("a", document)])
+    store = [str(tmp_path / "store")]
+    figures = bits_per_code(factored, store, store)
+    ids = network.get_output_embeddings().weight.shape[0]
+    assert figures["lm.bits_per_speech_code_heldout"] == pytest.approx(2 * log(ids) / log(2))
+    assert 3 < figures["lm.bits_per_speech_code_heldout_unigram"] <= 5  # about 4, of 16 codes
 
 
 # ---------------------------------------------------------------------- checks
