@@ -163,6 +163,7 @@ def test_bsq_vit(train: Train, media: dict[str, list[np.ndarray]]) -> None:
         latents = tokenizer.encoder(tokenizer._tensor(long[0][None]))[0]
         quantized = tokenizer.quantizer(latents)
         on_sphere = torch.nn.functional.normalize(latents, dim=-1)
-        corners = torch.nn.functional.normalize(torch.where(latents > 0, 1.0, -1.0), dim=-1)
+        corners = tokenizer.quantizer.decode(quantized.codes)
+        torch.testing.assert_close(corners.abs(), torch.full_like(corners, 18**-0.5))
         assert torch.equal(tokenizer.quantizer.encode(latents), quantized.codes)
         assert ((on_sphere - corners).norm(dim=-1) <= (2 - 2 / 18**0.5) ** 0.5 + 1e-6).all()
