@@ -25,8 +25,8 @@ def bits_per_code(
 
     Returns:
         lm.bits_per_<modality>_code_heldout (of text `_token_`): minus log2 of the probability over the whole
-        vocabulary, mean over the codes that bear loss, sub-codes of one code added up; and `..._unigram`: of the code's frequency within its level in
-        `unigram_stores`.
+        vocabulary, mean over the codes that bear loss, sub-codes of one code added up; and `..._unigram`: of the code's
+        frequency within its level in `unigram_stores`.
     """
     vocabulary = model.vocabulary
     device = model.decoder.head.device
