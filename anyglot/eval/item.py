@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from anyglot.data.documents import Document
+from anyglot.errors import MediaError
 from anyglot.eval.answers import Answer, share_right
 from anyglot.eval.documents import part_of
 from anyglot.eval.image import CodeUsage
@@ -59,22 +60,38 @@ def evaluate(
 
 
 class Check:
-    """An item is right if it is the document's own."""
+    """An item is right if it is the document's own; one that is not in the catalogue, if its codes are written."""
 
     def __init__(self, tokenizer: ItemTokenizer, training: Sequence[Document] = ()) -> None:
         self.tokenizer = tokenizer
 
     def judge(self, answers: Sequence[Answer]) -> dict[str, float]:
-        """right_item: share of answers that are the very item. valid_ids: share whose codes are some item's."""
+        """right_item: share of answers that are the very item. valid_ids: share whose codes are a known item's."""
         valid = 0
         for answer in answers:
             wanted, made = part_of(answer.document, "item"), answer.part("item")
             assert wanted is not None
             own: Item = media_of(self.tokenizer, wanted)
             valid += made is not None
-            answer.right = made is not None and made.data.id == own.id
+            if self.tokenizer.place(own.id) is None:
+                answer.right = _written(answer) in self._codes(own)
+            else:
+                answer.right = made is not None and made.data.id == own.id
             answer.note = "no item" if made is None else made.data.text
         return {"right_item": share_right(answers), "valid_ids": valid / len(answers)}
+
+    def _codes(self, new: Item) -> list[list[int]]:
+        """The codes that a new item would get; none if none are left for it, so that nothing written is right."""
+        try:
+            return [codes.tolist() for codes in self.tokenizer.encode([new])]
+        except MediaError:
+            return []
+
+
+def _written(answer: Answer) -> list[int] | None:
+    """The codes of the first item in an answer, whether an item has them or not."""
+    spans = (part.codes for part in answer.reply.parts if part.type == "item" and part.codes is not None)
+    return next((codes.tolist() for codes in spans), None)
 
 
 def _explained(output: Tensor, target: Tensor) -> float:

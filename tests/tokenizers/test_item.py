@@ -9,8 +9,11 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from anyglot.config import typed
+from anyglot.data.documents import Document, Message, Part
 from anyglot.errors import AnyglotError, ConfigError, MediaError
 from anyglot.eval import item as item_eval
+from anyglot.eval.answers import Answer
+from anyglot.inference.anyglot import Reply
 from anyglot.tokenizers import item as item_module
 from anyglot.tokenizers.base import ModalityTokenizer, load_tokenizer
 from anyglot.tokenizers.item import Item, ItemConfig, ItemTokenizer
@@ -273,3 +276,21 @@ def test_scores_count_collisions_and_usage():
     assert np.isfinite(list(scores.values())).all()  # one item has no variance to explain
     more = [Item(str(n), f"Film {n} genre{n % 5}") for n in (1002, 1003)]
     assert item_eval.evaluate(tokenizer, more)["explained_variance_heldout"] < 1
+
+
+def test_generated_items_are_marked_and_new_ones_by_the_codes_that_they_would_get():
+    tokenizer = make(collisions="digit")
+    new = Item("1001", "Film unheard genre3")
+    own = {"7": b"7", "1001": json.dumps({"id": new.id, "text": new.text}).encode()}
+
+    def answer(asked, codes):
+        known = tokenizer.items_of(codes.tolist())
+        part = Part("item", data=known[0] if known else None, codes=codes.numpy())
+        return Answer(Document(asked, [Message(None, [Part("item", data=own[asked])])]), Reply([], [], [part]))
+
+    right, (codes,) = tokenizer.table[7], tokenizer.encode([new])
+    answers = [answer("7", right), answer("7", tokenizer.table[8]), answer("1001", codes), answer("1001", right)]
+    answers.append(Answer(answers[0].document, Reply([], [], [])))
+    figures = item_eval.Check(tokenizer).judge(answers)
+    assert [answer.right for answer in answers] == [True, False, True, False, False]
+    assert figures == {"right_item": pytest.approx(2 / 5), "valid_ids": pytest.approx(3 / 5)}
