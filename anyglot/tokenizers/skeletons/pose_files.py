@@ -7,6 +7,7 @@ uint32 frames, uint16 people, then float32 positions `[frames, people, points, c
 `[frames, people, points]`.
 """
 
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ class _Reader:
         return found.decode("utf-8")
 
     def array(self, *shape: int) -> np.ndarray:
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         if self.place + 4 * size > len(self.content):
             raise ValueError(f"{len(self.content)} bytes, its header promises {self.place + 4 * size} or more")
         found = np.frombuffer(self.content, "<f4", size, self.place).reshape(shape)
@@ -89,15 +90,18 @@ class _Reader:
         if round(version, 3) != 0.2:
             raise ValueError(f"version {version:.3g}, only 0.2 can be read")
         size = self.numbers("HHH")
-        points, coordinates = {}, set()
+        points: dict[str, list[str]] = {}
+        coordinates = set()
         for _ in range(self.count()):
             name, layout = self.text(), self.text()
             landmarks, limbs, colours = (self.count() for _ in range(3))
+            if name in points:
+                raise ValueError(f"two components {name!r}")
             points[name] = [self.text() for _ in range(landmarks)]
             self.place += 4 * limbs + 6 * colours
             coordinates.add(len(layout) - 1)
         fps, frames, people = self.numbers("fIH")
-        if len(coordinates) != 1 or not (fps > 0 and frames and people):
+        if len(coordinates) != 1 or not (0 < fps < math.inf and frames and people):
             raise ValueError(f"{int(frames)} frames of {int(people)} people at {fps:g} a second")
         total = sum(len(landmarks) for landmarks in points.values())
         positions = self.array(int(frames), int(people), total, coordinates.pop())

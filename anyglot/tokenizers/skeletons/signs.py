@@ -40,8 +40,10 @@ def to_features(clip: PoseClip, fps: float, mirror: bool = False) -> np.ndarray:
     """Features float32 `[frames, 136]` of a clip, at `fps`.
 
     mirror: turn left into right where only the left hand is seen, so that all who sign with one hand use the same.
-    Raises MediaError where both shoulders, or any hand, are never seen.
+    Raises MediaError where both shoulders, or any hand, are never seen, or a hand has not its 21 points in space.
     """
+    if clip.positions.shape[-1] != 3:
+        raise MediaError(f"landmarks of {clip.positions.shape[-1]} coordinates, expected 3: estimated by another model")
     body, seen = clip.component("POSE_LANDMARKS", BODY)
     shoulders = (seen[:, 1] > 0) & (seen[:, 2] > 0)
     if not shoulders.any():
@@ -56,6 +58,8 @@ def to_features(clip: PoseClip, fps: float, mirror: bool = False) -> np.ndarray:
     ]
     for hand, unseen in zip(HANDS, UNSEEN_WRISTS, strict=True):
         points, confidence = clip.component(hand)
+        if points.shape[1] != HAND_POINTS:
+            raise MediaError(f"{points.shape[1]} {hand}, expected {HAND_POINTS}: estimated by another model")
         shape = (points[:, 1:] - points[:, :1]) / width
         if clip.size[2] == 0:
             shape = shape * (1, 1, clip.size[0])

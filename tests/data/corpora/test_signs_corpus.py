@@ -65,6 +65,11 @@ def test_bad_pose_files_are_named(tmp_path):
         read_pose(pose_bytes(positions, confidence, version=0.1))
     with pytest.raises(MediaError, match="0 frames"):
         read_pose(pose_bytes(positions[:0], confidence[:0]))
+    with pytest.raises(MediaError, match="two components 'A'"):
+        read_pose(whole.replace(b"\1\0B", b"\1\0A"))
+    for fps in (np.inf, np.nan, 0.0):
+        with pytest.raises(MediaError, match="3 frames of 1 people at"):
+            read_pose(pose_bytes(positions, confidence, fps=fps))
     with pytest.raises(MediaError, match="no such file"):
         read_pose(tmp_path / "absent.pose")
     with pytest.raises(MediaError, match="no component 'C', only A, B"):
@@ -115,6 +120,15 @@ def test_what_is_not_seen_lies_between_what_is():
     for lost, message in ((slice(5, 47), "no hand"), (slice(1, 3), "both shoulders are never seen")):
         given = clip()
         given.confidence[:, lost] = 0
+        with pytest.raises(MediaError, match=message):
+            to_features(given, 25.0)
+
+
+def test_landmarks_of_other_models_are_refused():
+    flat, few = clip(), clip()
+    flat.positions = flat.positions[..., :2]
+    few.points[HANDS[1]] = few.points[HANDS[1]][:20]
+    for given, message in ((flat, "2 coordinates, expected 3"), (few, "20 RIGHT_HAND_LANDMARKS, expected 21")):
         with pytest.raises(MediaError, match=message):
             to_features(given, 25.0)
 
