@@ -100,6 +100,8 @@ def _line(name: str, values: "list[float] | np.ndarray") -> str:
 def _skeleton(sections: dict[str, list[list[str]]]) -> Asf:
     units = {words[0].lower(): words[1] for words in sections.get("units", [])}
     length = float(units.get("length", 1.0))
+    if not 0 < length < np.inf:
+        raise MediaError(f"its unit of length is {length}")
     degrees = units.get("angle", "deg").lower().startswith("deg")
     root = {words[0].lower(): words[1:] for words in sections["root"]}
     if any(float(value) for key in ("position", "orientation") for value in root.get(key, [])):
@@ -121,7 +123,10 @@ def _skeleton(sections: dict[str, list[list[str]]]) -> Asf:
             names.append(child)
             parents.append(joint)
             offsets.append(end)
-            freedom.append("".join(axis[1].upper() for axis in bone.get("dof", []) if axis.lower().startswith("r")))
+            axes = "".join(axis[1:].upper() for axis in bone.get("dof", []) if axis.lower().startswith("r"))
+            if len(set(axes)) < len(axes) or not set(axes) <= set(AXES):
+                raise MediaError(f"bone {child} turns about {' '.join(bone['dof'])}")
+            freedom.append(axes)
             about_axes = np.array(bone["axis"][:3], float)
             own = (bone["axis"][3] if len(bone["axis"]) > 3 else "XYZ").upper()
             frames.append(from_euler((about_axes if degrees else np.degrees(about_axes))[::-1], own[::-1]))
@@ -132,6 +137,8 @@ def _skeleton(sections: dict[str, list[list[str]]]) -> Asf:
             offsets.append(end)
             freedom.append("")
             frames.append(np.eye(3))
+    if not (np.isfinite(offsets).all() and np.isfinite(frames).all()):
+        raise MediaError("NaN or infinity in it")
     return Asf(Skeleton(names, parents, np.array(offsets)), freedom, np.stack(frames), order, length, degrees)
 
 
@@ -149,11 +156,12 @@ def _bones(lines: list[list[str]]) -> list[dict[str, list[str]]]:
 def _animation(asf: Asf, text: str, fps: float, unit: float) -> Animation:
     """The frames of an AMC file: a number alone begins one, then a line a bone."""
     frames: list[dict[str, list[float]]] = []
+    degrees = asf.degrees  # unless the file says otherwise
     for line in text.splitlines():
         words = line.partition("#")[0].split()
         if not words or words[0].startswith(":"):
-            continue
-        if len(words) == 1 and words[0].isdigit():
+            degrees = {":DEGREES": True, ":RADIANS": False}.get("".join(words[:1]).upper(), degrees)
+        elif len(words) == 1 and words[0].isdigit():
             frames.append({})
         elif not frames:
             raise MediaError(f"{line.strip()!r} before the first frame")
@@ -175,7 +183,7 @@ def _animation(asf: Asf, text: str, fps: float, unit: float) -> Animation:
             values = np.array([frame[skeleton.names[joint]] for frame in frames])
         else:
             values = np.stack([places[f"R{axis}"] for axis in axes], axis=1)
-        values = np.radians(values) if asf.degrees else values
+        values = np.radians(values) if degrees else values
         turns = np.broadcast_to(np.eye(3), (len(frames), 3, 3))
         for place, axis in enumerate(axes):
             turns = about(AXES.index(axis), values[:, place]) @ turns

@@ -143,6 +143,27 @@ def test_files_come_back(tmp_path, unit):
     assert np.isfinite(read_amc(tmp_path / "c.amc", asf, 120.0, unit).rotations).all()  # a knee does not twist
 
 
+def test_angles_are_in_what_the_file_says(tmp_path):
+    text, _ = amc(3)
+    (tmp_path / "a.amc").write_text(text)
+    degrees = parse_asf(ASF)
+    turns = "axis 10 20 30", "axis 0 0 20", "axis 90 0 20"
+    radian_asf = ASF.replace("angle deg", "angle rad")
+    for turn in turns:
+        radian_asf = radian_asf.replace(
+            turn, " ".join(["axis", *(repr(np.radians(float(n))) for n in turn.split()[1:])])
+        )
+    radians = parse_asf(radian_asf.replace("np.float64(", " ").replace(")", " "))
+    np.testing.assert_allclose(radians.frames, degrees.frames, atol=1e-12)
+    animation = read_amc(tmp_path / "a.amc", degrees, 120.0)
+    write_amc(animation, radians, tmp_path / "b.amc")
+    assert ":RADIANS" in (tmp_path / "b.amc").read_text()
+    for asf in (degrees, radians):  # what the file says stands above what the skeleton says
+        for name in ("a", "b"):
+            again = read_amc(tmp_path / f"{name}.amc", asf, 120.0)
+            np.testing.assert_allclose(again.rotations, animation.rotations, atol=1e-5)
+
+
 def test_bad_files_are_named(tmp_path):
     text, _ = amc(2)
     asf = parse_asf(ASF)
@@ -165,6 +186,9 @@ def test_bad_files_are_named(tmp_path):
         (ASF.replace("position 0 0 0", "position 1 0 0"), "position or orientation"),
         (ASF.replace("order TX TY TZ RX RY RZ", "order TX TY TZ"), "expected all of"),
         (ASF.replace("direction 0 1 0", "direction 0 up 0"), "could not convert"),
+        (ASF.replace("direction 0 1 0", "direction 0 nan 0"), "NaN or infinity"),
+        (ASF.replace("length 0.5", "length 0"), "unit of length is 0.0"),
+        (ASF.replace("dof rx rz", "dof rx rx"), "bone foot turns about rx rx"),
     ]:
         with pytest.raises(MediaError, match=message):
             parse_asf(content)
@@ -196,6 +220,10 @@ def test_a_tokenizer_reads_and_writes_them(tmp_path):
     body = MotionTokenizer(typed(MotionConfig, {**mapping, "features": 263, "skeleton": "humanml3d"})).eval()
     with pytest.raises(MediaError, match="joint pelvis of HumanML3D's 22 is missing"):
         body.read(tmp_path / "01_02.amc")
+    (tmp_path / "03.asf").write_text(ASF.replace("shin foot", "shin toe"))
+    (tmp_path / "03_01.amc").write_text(text)
+    with pytest.raises(MediaError, match=r"03\.asf: not a whole ASF file .*toe"):
+        body.read(tmp_path / "03_01.amc")
     (tmp_path / "02_01.amc").write_text(text)
     with pytest.raises(MediaError, match="its skeleton is missing; put 02_01.asf beside it"):
         body.read(tmp_path / "02_01.amc")
