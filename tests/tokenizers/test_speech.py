@@ -265,6 +265,7 @@ def wav(samples, rate=16000, subtype="FLOAT"):
         (wav(np.array([0.0, np.inf], np.float32)), "NaN or infinity in 1 of 2"),
         (wav(np.zeros(16001, np.float32)), "more than max_seconds=1"),
     ],
+    ids=["empty", "no header", "text", "no samples", "nan", "infinity", "too long"],  # WAV headers tell the time
 )
 def test_bad_files_get_one_line_that_names_them_and_the_mend(tmp_path, content, message):
     path = tmp_path / "bad.wav"
