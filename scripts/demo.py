@@ -67,6 +67,7 @@ def steps_of(minutes: float, out: Path) -> list[Step]:
     spoken = round(min(1000, max(150, 25 * minutes)))
     paired = round(min(80, max(12, 2 * minutes)))
     molecules = round(min(20000, max(600, 500 * minutes)))
+    few = ["views=[the front,the left]", "colours=[red]"] if minutes < 10 else []
     asked = round(min(64, max(8, 2 * minutes)))
     elsewhere = [] if out == Path("runs/demo") else [f"vars.run={out}"]
 
@@ -85,7 +86,7 @@ def steps_of(minutes: float, out: Path) -> list[Step]:
     ask = ["eval", "demo/eval_lm", *elsewhere, f"names={asked}"]
     return [
         fetch("demo", "data", "pictures, speech and text", "corpus.json", f"spoken={spoken}", f"paired={paired}"),
-        fetch("moves", "moves", "filmed movements", "moves.jsonl"),
+        fetch("moves", "moves", "filmed movements", "moves.jsonl", "side=32", *few),
         fetch("molecules", "molecules", "molecules and their names", "molecules.json", f"most={molecules}"),
         fetch("movielens", "movielens", "films that people rated", "movielens.json"),
         *(train(name) for name in MEDIA),

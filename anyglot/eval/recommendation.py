@@ -17,7 +17,8 @@ from anyglot.errors import AnyglotError, ConfigError, MismatchError
 from anyglot.eval.documents import load_documents, parts_of
 from anyglot.files import write_json
 from anyglot.inference.anyglot import Anyglot, media_of
-from anyglot.inference.beams import Trie, beam_search
+from anyglot.inference.beams import beam_search
+from anyglot.inference.trie import Trie
 from anyglot.tokenizers.item import Item, ItemTokenizer
 
 MODALITY = "item"

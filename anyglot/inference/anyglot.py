@@ -13,8 +13,10 @@ from anyglot.data.documents import Message, Part
 from anyglot.errors import AnyglotError, MediaError, MismatchError
 from anyglot.inference.decode import Decoder, Request
 from anyglot.inference.sampling import SamplingConfig
+from anyglot.inference.trie import Trie
 from anyglot.lm.grammar import Grammar, Span, Turn
 from anyglot.lm.parser import Parser, SpanEnd, TextDelta
+from anyglot.lm.streams import factor
 from anyglot.lm.vocabulary import TEXT, Vocabulary
 from anyglot.tokenizers.base import Medium, ModalityTokenizer, load_tokenizer
 from anyglot.tokenizers.text import TextTokenizer
@@ -66,7 +68,7 @@ class Anyglot:
         self.grammar = Grammar(vocabulary)
         self.text = text
         self.tokenizers = dict(tokenizers)
-        self.decoder = Decoder(self.model, self.grammar, sampling)
+        self.decoder = Decoder(self.model, self.grammar, sampling, catalogues=_catalogues(vocabulary, tokenizers))
 
     @classmethod
     def load(
@@ -178,6 +180,17 @@ class Anyglot:
             return part.codes
         codes: np.ndarray = tokenizer.encode([media_of(tokenizer, part)])[0].numpy()
         return codes
+
+
+def _catalogues(vocabulary: Vocabulary, tokenizers: Mapping[str, ModalityTokenizer]) -> dict[str, Trie]:
+    """The codes that there are, of modalities where others stand for nothing."""
+    found = {}
+    for name, tokenizer in tokenizers.items():
+        codes = tokenizer.known_codes()
+        if codes is not None:
+            modality = vocabulary.modality(name)
+            found[name] = Trie(factor(codes.numpy(), modality.spec.levels, modality.factors))
+    return found
 
 
 def media_of(tokenizer: ModalityTokenizer, part: Part) -> Medium:

@@ -10,7 +10,8 @@ from torch import Tensor
 from anyglot.errors import AnyglotError
 from anyglot.inference.cache import KeyValueCache, padded_prompts
 from anyglot.inference.sampling import SamplingConfig, sample
-from anyglot.lm.automaton import HEADER, Automaton, Ranges, Rules, State
+from anyglot.inference.trie import Trie
+from anyglot.lm.automaton import CODES, HEADER, Automaton, Ranges, Rules, State, joined
 from anyglot.lm.streams import CLOSE
 from anyglot.lm.vocabulary import ROLES, TEXT
 
@@ -52,6 +53,7 @@ class Decoder:
         model: a Hugging Face causal LM, in eval mode.
         automaton: the grammar of its vocabulary.
         sampling: settings per modality; `default` for those not named.
+        catalogues: modality without axes -> the codes of its media; it writes no others.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Decoder:
         automaton: Automaton,
         sampling: Mapping[str, SamplingConfig] | None = None,
         default: SamplingConfig | None = None,
+        catalogues: Mapping[str, Trie] | None = None,
     ) -> None:
         self.model = model
         self.automaton = automaton
@@ -67,6 +70,7 @@ class Decoder:
         self.roles = tuple(self.vocabulary.special(role) for role in ROLES)
         self.sampling = dict(sampling or {})
         self.default = default or SamplingConfig()
+        self.catalogues = dict(catalogues or {})
         self.head = model.get_output_embeddings().weight  # [vocabulary, hidden]
         self.limit = int(model.config.max_position_embeddings)
         self.shortest = {rules.opener: _shortest(rules) for rules in automaton.rules}  # ids of a whole span
@@ -162,6 +166,8 @@ class Decoder:
         ranges = self.automaton.allowed(state, request.modalities)
         left = self.limit - len(request.prompt) - len(row.written)
         spent = len(row.written) >= request.max_tokens
+        if state.place == CODES and (name := vocabulary.modality_names[state.modality]) in self.catalogues:
+            return self._of_catalogue(row, self.automaton.rules[state.modality - 1], self.catalogues[name]) or ranges
         if state.modality:
             return _inside(self.automaton.rules[state.modality - 1], state, ranges, left, spent)
         ends = (vocabulary.eos, vocabulary.end_of_turn)
@@ -174,6 +180,14 @@ class Decoder:
         if request.spans or not row.written:  # an answer is not empty
             return _without(ranges, ends) or ranges
         return ranges
+
+    def _of_catalogue(self, row: _Row, rules: Rules, catalogue: Trie) -> Ranges:
+        """The next codes of media that there are; none where only the closer is left, or the prompt has another."""
+        done = row.state.done
+        begun = [*row.request.prompt, *row.written][-done:] if done else []
+        prefix = tuple(token - rules.symbols[level][0] for level, token in enumerate(begun))
+        first = rules.symbols[done][0] if done < rules.levels else 0
+        return joined((first + code, first + code + 1) for code in catalogue.children(prefix).tolist())
 
     def _take(self, row: _Row, token: int) -> None:
         inside = row.state.modality

@@ -250,7 +250,7 @@ class Automaton:
             ids += [rules.opener for rules in self.rules if modalities is None or rules.name in modalities]
             if modalities is None or TEXT in modalities:
                 ranges = [(0, vocabulary.text_size)]
-        return _joined(ranges + [(token, token + 1) for token in set(ids)])
+        return joined(ranges + [(token, token + 1) for token in set(ids)])
 
 
 def _compile(vocabulary: Vocabulary, modality: Modality) -> Rules:
@@ -269,10 +269,10 @@ def _compile(vocabulary: Vocabulary, modality: Modality) -> Rules:
         levels=len(codes),
         opener=control.start,
         symbols=symbols,
-        choices={c: _joined([symbols[choice] for choice in c]) for c in singles + pairs},
+        choices={c: joined([symbols[choice] for choice in c]) for c in singles + pairs},
         sized=sized,
         sizes=tuple(
-            _joined(
+            joined(
                 (start, start + min(count, axis.size - first + 1))
                 for first, start, count in vocabulary.size_ranges
                 if first <= axis.size
@@ -286,12 +286,12 @@ def _compile(vocabulary: Vocabulary, modality: Modality) -> Rules:
     )
 
 
-def _joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
+def joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
     """Ranges in rising order, those that touch made one."""
-    joined: list[tuple[int, int]] = []
+    found: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
-        if joined and joined[-1][1] == low:
-            joined[-1] = (joined[-1][0], high)
+        if found and found[-1][1] == low:
+            found[-1] = (found[-1][0], high)
         else:
-            joined.append((low, high))
-    return tuple(joined)
+            found.append((low, high))
+    return tuple(found)

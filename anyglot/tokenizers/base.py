@@ -65,6 +65,11 @@ class ModalityTokenizer(Protocol):
         """The vectors of every level's codes, `[size, dim]`: codes that are alike have vectors that are. Or none."""
         ...
 
+    def known_codes(self) -> "Tensor | None":
+        """The codes `[n, levels]` of all media there are, where a modality without axes has others that stand for
+        nothing; None where all codes stand for something."""
+        ...
+
     def save_pretrained(self, directory: str | Path) -> None: ...
 
     @classmethod

@@ -257,6 +257,10 @@ class ItemTokenizer(TokenizerModule):
         """Write what the item is, in words."""
         write_text(path, f"{media.text}\n")
 
+    def known_codes(self) -> Tensor | None:
+        """Those of the catalogue, `[items, levels]`; None before `finish`, when all codes mean the nearest item."""
+        return self.table.cpu() if len(self.table) else None
+
     def codebooks(self) -> list[Tensor]:
         """The vectors of every level's codes; digits, which are alike in nothing, are orthogonal."""
         digits = [torch.eye(size, device=self.device) for size in self.spec.levels[len(self.quantizer.levels) :]]

@@ -67,6 +67,10 @@ class TokenizerModule(nn.Module):
         """The vectors of every level's codes, `[size, dim]`."""
         return codebooks(self.quantizer)
 
+    def known_codes(self) -> Tensor | None:
+        """None: all codes stand for something; see ModalityTokenizer."""
+        return None
+
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the tokenizer directory and take its fingerprint."""
         config = to_mapping(self.config)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from anyglot.errors import AnyglotError, GrammarError
-from anyglot.inference.beams import Trie, beam_search
-from anyglot.inference.decode import Decoder
+from anyglot.inference.beams import beam_search
+from anyglot.inference.decode import Decoder, Request
+from anyglot.inference.trie import Trie
 from anyglot.lm.grammar import Grammar, Span, Turn
 from anyglot.lm.model import ModelConfig, build_model
 from anyglot.lm.vocabulary import Vocabulary
@@ -126,3 +127,33 @@ def test_wrong_uses_are_named(decoder):
     with pytest.raises(GrammarError, match="bos"):
         beam_search(decoder, [prompt[1:]], "item", trie, 2)
     assert beam_search(decoder, [], "item", trie, 2) == []
+
+
+def test_sampling_writes_only_what_the_catalogue_has(decoder):
+    codes = some_codes(7)
+    known = set(map(tuple, codes.tolist()))
+    asked = prompts(decoder, [0, 2, 5])
+    requests = [Request(prompt, ("item",), spans=1, seed=seed) for prompt in asked for seed in range(12)]
+    free = written_codes(decoder, requests)
+    assert not set(free) <= known  # left alone, it writes others
+    bound = Decoder(decoder.model, decoder.automaton, catalogues={"item": Trie(codes)})
+    assert set(written_codes(bound, requests)) <= known
+    begun = [*asked[0], decoder.automaton.rules_of("item").opener, codes_as_ids(decoder, codes[3])[0]]
+    (code,) = written_codes(bound, [Request(begun, ("item",), spans=1)], offset=1)
+    assert (int(codes[3, 0]), *code) in known  # also where the prompt has begun one
+
+
+def codes_as_ids(decoder, code):
+    rules = decoder.automaton.rules_of("item")
+    return [rules.symbols[level][0] + int(c) for level, c in enumerate(code)]
+
+
+def written_codes(decoder, requests, offset=0):
+    """The codes of the span that each request wrote; offset: how many of them its prompt had."""
+    rules = decoder.automaton.rules_of("item")
+    starts = [rules.symbols[level][0] for level in range(offset, len(LEVELS))]
+    found = []
+    for ids in decoder.write(requests):
+        line = ids[:-1] if offset else ids[1:-1]
+        found.append(tuple(token - start for token, start in zip(line, starts, strict=True)))
+    return found
