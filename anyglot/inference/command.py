@@ -1,5 +1,6 @@
 """`anyglot generate`: continue a prompt of parts, write what comes out as files."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +66,7 @@ def make_part(modality: str, value: str) -> Part:
     """A part of a prompt: words, the path of a file, or what is in it where that can be typed. Raises MediaError."""
     if modality == TEXT:
         return Part(TEXT, text=value)
-    if not Path(value).is_file():
+    if not os.path.isfile(value):  # unlike Path's, False for what is too long to be a name
         if tokenizer_class(modality).inline:
             return Part(modality, data=value.encode())
         raise MediaError(f"{value}: no such file; give the path of a file of modality {modality!r}")

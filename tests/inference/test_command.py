@@ -120,6 +120,9 @@ def test_a_file_that_is_not_there_is_refused_before_the_model_is_loaded(tmp_path
     assert "no.png: no such file; give the path of a file of modality 'image'" in line
     with pytest.raises(MediaError, match="no such file"):
         make_part("speech", str(tmp_path))
+    with pytest.raises(MediaError, match="xxx: no such file"):
+        make_part("speech", "x" * 5000)
+    assert make_part("item", "a film's title, " * 500).data == b"a film's title, " * 500
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", None])
