@@ -123,10 +123,16 @@ def pieces(length: int, config: MovesCorpus) -> list[tuple[str, int, slice]]:
     """Split, number and span of the pieces of a movement of `length` motion frames.
 
     A span has `1 + n * motion_fps / fps` motion frames: those of n + 1 video frames, `frames` at most. Together they
-    cover what they are cut from but for what no further video frame fits into.
+    cover what they are cut from but for what no further video frame fits into. Raises ConfigError if a split is left
+    without a frame.
     """
     ratio = round(config.motion_fps / config.fps)
     kept = round(length * (1 - config.heldout))
+    if not 0 < kept < length:
+        raise ConfigError(
+            f"heldout={config.heldout:g} cuts a movement of {length} frames into {kept} to train and {length - kept} "
+            "to hold out; both need one or more"
+        )
     found = []
     for split, first, last in (("train", 0, kept), ("heldout", kept, length)):
         span = min(config.frames, 1 + (last - first - 1) // ratio)

@@ -160,3 +160,9 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(platform, "machine", lambda: "aarch64")
         with pytest.raises(AssetError, match="runs on that Python and system only"):
             run({"moves": ["run"]}, tmp_path / "other", "here")
+
+
+@pytest.mark.parametrize("heldout", [0.001, 0.999])
+def test_a_split_without_a_frame_is_refused(heldout: float) -> None:
+    with pytest.raises(ConfigError, match="cuts a movement of 100 frames"):
+        pieces(100, MovesCorpus(heldout=heldout))
