@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from anyglot.errors import MediaError
 from anyglot.tokenizers.molecules import AROMATIC, DOUBLE, ORDERS, SINGLE, Molecule, canonical
 
 MOST_HYDROGENS = 4
@@ -35,7 +36,8 @@ def assemble(scores: Scores, numbers: list[int], charge: int) -> Molecule:
 
     Bonds are taken likeliest first where both atoms have valences left, of a lower order where only that fits. What is
     in several pieces then gets its likeliest bond between two; a piece without a free valence is dropped. Aromatic
-    bonds become single and double ones, as many double as can be, and hydrogens fill the next valence.
+    bonds become single and double ones, as many double as can be, and hydrogens fill the next valence. Where
+    RDKit refuses right valences, as it does a few rings of charges, likely single bonds that hold all atoms are kept.
 
     numbers: atomic number of each element score. charge: the largest, so the charge of the last charge score.
     """
@@ -45,10 +47,10 @@ def assemble(scores: Scores, numbers: list[int], charge: int) -> Molecule:
     atoms, bonds = _largest(atoms, bonds)
     used = _used(len(atoms), bonds)
     _resolve_aromatic(atoms, bonds, used)
-    for atom, (number, q, hydrogens, _) in enumerate(atoms.tolist()):
-        atoms[atom, 2] = _target(number, q, used[atom], hydrogens) - used[atom]
-    listed = sorted((*pair, kind) for pair, kind in bonds.items())
-    return canonical(Molecule(atoms, np.array(listed, dtype=np.int64).reshape(-1, 3)))
+    try:
+        return canonical(_filled(atoms, bonds))
+    except MediaError:
+        return canonical(_filled(atoms, _tree(bonds)))
 
 
 @functools.cache
@@ -108,12 +110,31 @@ def _largest(atoms: np.ndarray, bonds: dict[tuple[int, int], int]) -> tuple[np.n
     return atoms[kept], {(new[a], new[b]): kind for (a, b), kind in bonds.items() if a in new}
 
 
+def _tree(bonds: dict[tuple[int, int], int]) -> dict[tuple[int, int], int]:
+    """Single bonds between the same atoms, those that come first, as few as hold them together."""
+    import networkx as nx
+
+    graph = nx.Graph()
+    graph.add_weighted_edges_from((*pair, place) for place, pair in enumerate(bonds))
+    return {(min(pair), max(pair)): SINGLE for pair in nx.minimum_spanning_tree(graph).edges}
+
+
 def _used(count: int, bonds: dict[tuple[int, int], int]) -> list[int]:
     used = [0] * count
     for pair, kind in bonds.items():
         for atom in pair:
             used[atom] += ORDERS[kind]
     return used
+
+
+def _filled(atoms: np.ndarray, bonds: dict[tuple[int, int], int]) -> Molecule:
+    """The molecule of these bonds, hydrogens filled up."""
+    filled = atoms.copy()
+    for atom, used in enumerate(_used(len(atoms), bonds)):
+        number, charge, hydrogens = atoms[atom, :3].tolist()
+        filled[atom, 2] = _target(number, charge, used, hydrogens) - used
+    listed = sorted((*pair, kind) for pair, kind in bonds.items())
+    return Molecule(filled, np.array(listed, dtype=np.int64).reshape(-1, 3))
 
 
 def _target(number: int, charge: int, used: int, hydrogens: int) -> int:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from anyglot.errors import MediaError
 from anyglot.tokenizers.molecule_assembly import Scores, assemble, likeliest, valences
-from anyglot.tokenizers.molecules import KINDS, canonical, from_smiles, to_rdkit, to_smiles
+from anyglot.tokenizers.molecules import KINDS, SINGLE, Molecule, canonical, from_smiles, to_rdkit, to_smiles
 from tests.tokenizers.test_molecules import SMILES
 
 NUMBERS = [5, 6, 7, 8, 9, 14, 15, 16, 17, 34, 35, 53]
@@ -78,6 +79,22 @@ def test_a_bond_too_many_is_left_out_and_a_piece_is_joined():
                    *(np.concatenate([t, t[:1]]) for t in (fluorine.hydrogens, fluorine.chiralities)),
                    np.pad(fluorine.bonds, ((0, 1), (0, 1), (0, 0))))  # fmt: skip
     assert to_smiles(assemble(alone, NUMBERS, 1)) == "FF"  # nothing can be bound to the third atom
+
+
+def test_of_what_rdkit_refuses_for_all_its_valences_a_tree_is_left():
+    ring = [[0, 1, 1], [0, 2, 2], [1, 2, 1]]
+    for atoms, bonds in [
+        ([[8, 1, 1, 0], [53, 0, 1, 2]], [[0, 1, 2]]),  # a double bond to iodine, which RDKit makes two charges of
+        ([[7, 1, 1, 0], [14, 1, 1, 0], [6, 0, 1, 0]], ring),  # aromatic by RDKit's rules, but not when read again
+        ([[5, 1, 0, 0], [15, -1, 0, 0], [14, 1, 1, 0]], [[0, 1, 1], [0, 2, 1], [1, 2, 1]]),
+    ]:
+        wanted = Molecule(np.array(atoms), np.array(bonds))
+        with pytest.raises(MediaError):
+            canonical(wanted)
+        found = assemble(scores_of(wanted), NUMBERS, 1)
+        assert sorted(found.atoms[:, 0].tolist()) == sorted(atom[0] for atom in atoms)
+        assert found.bonds[:, 2].tolist() == [SINGLE] * (len(atoms) - 1)
+        assert from_smiles(to_smiles(found), "again") == found
 
 
 def test_valences():
