@@ -49,7 +49,7 @@ def main() -> None:
     record = arguments.out / "molecules.json"
     rows: dict[str, Any] = json.loads(record.read_text())["tokenizers"] if record.exists() else {}
     for index, name in enumerate(arguments.only.split(",")):
-        run = arguments.runs / name
+        run = arguments.runs / f"{name}-{arguments.steps}-{arguments.seed}"  # a finished one is not trained again
         changes = [f"steps={arguments.steps}", f"seed={arguments.seed}", *VARIANTS[name]]
         if not (run / "done.json").exists():
             anyglot("train", "graph/molecules", f"data.files=[{file}]", f"out={run}", *changes)
