@@ -35,8 +35,9 @@ def evaluate(
         usage_of: molecules over which codebook usage is counted (default: `heldout`).
     Returns:
         Shares of molecules: exact_heldout, equal; exact_flat_heldout, equal but for what is said of space;
-        valid_heldout, that RDKit sanitises, with the atoms of the original; likeliest_valid_heldout and
-        likeliest_exact_heldout, the same if the likeliest atoms and bonds are taken as they are, without assembly.
+        valid_heldout, that RDKit sanitises, with as many atoms as the original. If the likeliest atoms and bonds are
+        taken as they are, without assembly: likeliest_exact_heldout, equal; likeliest_valid_heldout, that RDKit
+        sanitises, connected and without unpaired electrons, as what is assembled always is.
         tanimoto_heldout: mean similarity to the original. stranger_tanimoto_heldout: of the next original to it, a
         baseline. items: molecules measured. codes, bits, smiles_bits: of a molecule, means: its codes, what they
         carry at most, and 8 for a character of its canonical SMILES. codebook_usage: share of the codes that occur,
