@@ -193,7 +193,8 @@ def markdown(results: Row) -> str:
     lines = [
         "# Knowledge graphs: entities as a few tokens",
         "",
-        "Test triples, filtered, both directions, ties at their average rank; mean over seeds, spread in brackets.",
+        "Test triples, filtered, both directions, ties at their average rank; mean over the seeds below. Where",
+        "there is more than one, the difference of the best and the worst stands in brackets.",
         "On UMLS and Nations entities are known; on the other two all ranked entities are unseen.",
         "",
         "| graph | model | MRR | Hits@1 | Hits@10 | MRR by chance | parameters | CPU s |",
@@ -203,10 +204,11 @@ def markdown(results: Row) -> str:
     for row in results["rows"]:
         groups.setdefault((row["graph"], row["model"]), []).append(row)
     for (graph, model), rows in groups.items():
-        spread = max(row["mrr"] for row in rows) - min(row["mrr"] for row in rows)
+        found = [row["mrr"] for row in rows]
+        spread = f" ({max(found) - min(found):.3f})" if len(found) > 1 else ""
         chance = f"{rows[0]['chance_mrr']:.3f}" if "chance_mrr" in rows[0] else ""
         lines.append(
-            f"| {graph} | {model} | {mean(rows, 'mrr'):.3f} ({spread:.3f}) | {mean(rows, 'hits@1'):.3f} | "
+            f"| {graph} | {model} | {mean(rows, 'mrr'):.3f}{spread} | {mean(rows, 'hits@1'):.3f} | "
             f"{mean(rows, 'hits@10'):.3f} | {chance} | {rows[0]['parameters']:,} | {mean(rows, 'cpu_seconds'):.0f} |"
         )
     differences = [row["largest_difference_of_evaluators"] for row in results["rows"] if "chance_mrr" not in row]
