@@ -181,3 +181,14 @@ def test_half_of_the_pieces_are_shown_in_a_mirror():
     assert (crop([motion], MotionObjectiveConfig(frames=4), np.random.default_rng(0), 9).numpy() == motion).all()
     with pytest.raises(ConfigError, match="mirror: 'humanml3d' is none of humanoid, signs"):
         MotionObjectiveConfig(mirror="humanml3d")
+
+
+def test_an_objective_of_other_features_is_refused():
+    (motion,) = motions(16)
+    for stressed in ([3, 3], [5, 2], [-4, 2]):
+        with pytest.raises(ConfigError, match="start before end"):
+            MotionObjectiveConfig(stressed=stressed)
+    with pytest.raises(ConfigError, match=r"stressed: \[12, 20\], but motions have 10 features"):
+        MotionObjective(MotionObjectiveConfig(stressed=[12, 20])).generator_loss(make(), torch.zeros(1, 16, WIDTH), 0)
+    with pytest.raises(ConfigError, match="mirror: signs has 136 features, motions 10"):
+        crop([motion], MotionObjectiveConfig(frames=8, mirror="signs"), np.random.default_rng(0), 4)

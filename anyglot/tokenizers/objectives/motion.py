@@ -32,6 +32,8 @@ class MotionObjectiveConfig:
     def __post_init__(self) -> None:
         if self.frames < 2 or self.velocity < 0 or self.stress < 0 or len(self.stressed) not in (0, 2):
             raise ConfigError("frames must be 2 or more, velocity and stress 0 or more, stressed [start, end) or empty")
+        if self.stressed and not 0 <= self.stressed[0] < self.stressed[1]:
+            raise ConfigError(f"stressed: features [start, end), start before end, got {self.stressed}")
         if self.mirror and (self.mirror not in FIGURES or FIGURES[self.mirror].mirrored is None):
             known = [name for name, figure in FIGURES.items() if figure.mirrored]
             raise ConfigError(f"mirror: {self.mirror!r} is none of {', '.join(known)}")
@@ -54,6 +56,8 @@ class MotionObjective(nn.Module):
         terms["velocity"] = smooth_l1_loss(output.diff(dim=1), wanted.diff(dim=1))
         loss = terms["features"] + self.config.velocity * terms["velocity"]
         if self.config.stressed:
+            if self.config.stressed[1] > batch.shape[-1]:
+                raise ConfigError(f"stressed: {self.config.stressed}, but motions have {batch.shape[-1]} features")
             some = slice(*self.config.stressed)
             terms["stressed"] = smooth_l1_loss(output[..., some], wanted[..., some])
             loss = loss + self.config.stress * terms["stressed"]
@@ -77,6 +81,10 @@ def crop(
         motion = media[index]
         start = int(generator.integers(max(1, len(motion) - config.frames + 1)))
         piece = motion[start : start + config.frames]
+        if config.mirror and motion.shape[1] != FIGURES[config.mirror].features:
+            raise ConfigError(
+                f"mirror: {config.mirror} has {FIGURES[config.mirror].features} features, motions {motion.shape[1]}"
+            )
         if mirrored is not None and generator.random() < 0.5:
             piece = mirrored(piece)
         pieces.append(np.pad(piece, ((0, config.frames - len(piece)), (0, 0)), mode="edge"))
