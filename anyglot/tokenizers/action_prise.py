@@ -46,6 +46,8 @@ class PriseConfig:
     def __post_init__(self) -> None:
         if min(self.observation, self.action, self.dim, self.longest, self.max_steps) < 1 or self.min_count < 2:
             raise ConfigError("observation, action, dim, longest, max_steps must be 1 or more, min_count 2 or more")
+        if self.rate <= 0:
+            raise ConfigError(f"rate: steps a second, got {self.rate}")
 
 
 @dataclass

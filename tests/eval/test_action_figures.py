@@ -31,6 +31,8 @@ def test_figures_are_what_their_names_say():
     count = sum(map(len, codes))
     assert found["numbers_per_code"] == 480 / count
     assert found["bits_per_number"] == pytest.approx(11 * count / 480)
+    assert found["codes_per_second"] == pytest.approx(30 * count / 120)  # 120 steps at 30 a second
+    assert found["bits_per_second"] == pytest.approx(11 * 30 * count / 120)
     off = [(a - b) / tokenizer.half_range for a, b in zip(tokenizer.decode(codes), media, strict=True)]
     assert found["rmse_heldout"] == pytest.approx(np.sqrt(np.mean(np.square(off))))
     assert found["worst_heldout"] == pytest.approx(np.abs(off).max())
@@ -52,6 +54,7 @@ def test_prise_is_measured_on_its_actions_given_what_is_observed():
     off = np.concatenate([(a - b)[:, 3] for a, b in zip(decoded, media, strict=True)]) / float(tokenizer.std[3])
     assert found["rmse_heldout"] == pytest.approx(np.sqrt(np.mean(off**2)))
     assert "rounding_bits_per_number" not in found
+    assert found["codes_per_second"] == pytest.approx(30 * sum(map(len, tokenizer.encode(media))) / 120)
 
 
 def test_an_action_is_right_if_the_nearest_one_known_is_called_so():
