@@ -8,6 +8,7 @@ from anyglot.tokenizers.skeletons.figures import Figure
 COLOURS = {"left": (40, 90, 200), "right": (210, 70, 40), "middle": (50, 50, 60)}
 PAPER, FLOOR, GRID = (250, 250, 248), (214, 218, 214), 0.5  # colours; metres between the floor's lines
 AZIMUTH, ELEVATION = 35.0, 12.0  # degrees from the figure's front to its left, and above it
+LINES = 80  # of the floor each way, at most
 FINER = 2  # drawn so many times as large, then shrunk
 
 
@@ -85,9 +86,10 @@ def _camera(figure: Figure) -> np.ndarray:
 
 def _floor(points: np.ndarray) -> np.ndarray:
     """Ends `[lines, 2, 3]` of the floor's lines around the figure's way."""
-    low = np.floor((points[..., [0, 2]].min((0, 1)) - 0.2) / GRID) * GRID
-    high = np.ceil((points[..., [0, 2]].max((0, 1)) + 0.2) / GRID) * GRID
+    low, high = points[..., [0, 2]].min((0, 1)) - 0.2, points[..., [0, 2]].max((0, 1)) + 0.2
+    grid = GRID * max(1.0, np.ceil((high - low).max() / (GRID * LINES)))  # wider where a figure flies away
+    low, high = np.floor(low / grid) * grid, np.ceil(high / grid) * grid
     height = points[..., 1].min()
-    lines = [((x, height, low[1]), (x, height, high[1])) for x in np.arange(low[0], high[0] + GRID / 2, GRID)]
-    lines += [((low[0], height, z), (high[0], height, z)) for z in np.arange(low[1], high[1] + GRID / 2, GRID)]
+    lines = [((x, height, low[1]), (x, height, high[1])) for x in np.arange(low[0], high[0] + grid / 2, grid)]
+    lines += [((low[0], height, z), (high[0], height, z)) for z in np.arange(low[1], high[1] + grid / 2, grid)]
     return np.array(lines)

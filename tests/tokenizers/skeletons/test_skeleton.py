@@ -13,7 +13,7 @@ from anyglot import assets
 from anyglot.data.corpora import mocap
 from anyglot.errors import ConfigError, MediaError
 from anyglot.tokenizers.skeletons import humanoid, signs
-from anyglot.tokenizers.skeletons.drawing import draw
+from anyglot.tokenizers.skeletons.drawing import LINES, _floor, draw
 from anyglot.tokenizers.skeletons.figures import FIGURES, figure
 from anyglot.tokenizers.skeletons.skeleton import Skeleton, about, from_euler, from_six, positions, to_euler, to_six
 
@@ -135,3 +135,10 @@ def test_another_skeleton_is_refused():
         figure("dog", 3)
     with pytest.raises(ConfigError, match="signs has 136 features, the model's `features` are 63"):
         figure("signs", 63)
+
+
+def test_the_floor_under_a_figure_that_flies_away_has_few_lines():
+    for size in (1.0, 60.0, 1e9):
+        floor = _floor(np.array([[(0, 0, 0)], [(size, 1, 0.3 * size)]]))
+        assert len(floor) <= 2 * (LINES + 3)
+        assert floor[..., 0].min() <= 0 <= size <= floor[..., 0].max()
