@@ -12,12 +12,10 @@ from anyglot.data.documents import Document
 from anyglot.eval.answers import Answer, share_right
 from anyglot.eval.documents import part_of
 from anyglot.eval.image import CodeUsage
-from anyglot.eval.motion import called
+from anyglot.eval.motion import COMPARED, called, moments
 from anyglot.inference.anyglot import media_of
 from anyglot.tokenizers.action import ActionTokenizer
 from anyglot.tokenizers.action_prise import PriseTokenizer
-
-COMPARED = 32  # moments of an action at which it is compared with another
 
 
 def evaluate(
@@ -92,9 +90,3 @@ class Check:
                 nearest = self.names[int((off**2).mean((1, 2)).argmin())]
                 answer.right, answer.note = nearest == called(answer.document), f"nearest: {nearest}"
         return {"nearest_is_right": share_right(answers)}
-
-
-def moments(steps: np.ndarray) -> np.ndarray:
-    """Steps `[time, features]` at 32 moments from the first to the last, `[32, features]`."""
-    at = np.linspace(0, len(steps) - 1, COMPARED)
-    return np.stack([np.interp(at, np.arange(len(steps)), column) for column in steps.T], axis=1)

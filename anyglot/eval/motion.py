@@ -166,8 +166,13 @@ class Check:
     def _line(self, motion: np.ndarray) -> np.ndarray:
         """`[COMPARED * features]` of a motion `[frames, features]`."""
         scaled = (motion - self.tokenizer.mean.cpu().numpy()) / self.tokenizer.std.cpu().numpy()
-        moments = np.linspace(0, len(motion) - 1, COMPARED)
-        return np.stack([np.interp(moments, np.arange(len(motion)), column) for column in scaled.T]).reshape(-1)
+        return moments(scaled).reshape(-1)
+
+
+def moments(motion: np.ndarray) -> np.ndarray:
+    """A motion `[frames, features]` at 32 moments from its first to its last frame, `[32, features]`."""
+    at = np.linspace(0, len(motion) - 1, COMPARED)
+    return np.stack([np.interp(at, np.arange(len(motion)), column) for column in motion.T], axis=1)
 
 
 def called(document: Document) -> str:
