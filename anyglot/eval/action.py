@@ -31,8 +31,9 @@ def evaluate(
         usage_of: actions over which codebook usage is counted (default: `heldout`).
     Returns:
         items: actions. numbers_per_code: how many times fewer codes there are than with one for each number.
-        bits_per_number: of these codes. codes_per_second, bits_per_second: at the `rate` of the tokenizer. rmse_heldout, worst_heldout: errors of decoded actions in the tokenizer's own
-        units: of FAST the 1st and 99th percentile of a feature are -1 and 1, of PRISE its standard deviation is 1.
+        bits_per_number: of these codes. codes_per_second, bits_per_second: at the `rate` of the tokenizer.
+        rmse_heldout, worst_heldout: errors of decoded actions in the tokenizer's own units: of FAST the 1st and 99th
+        percentile of a feature are -1 and 1, of PRISE its standard deviation is 1.
         rounding_bits_per_number: only of FAST, what numbers rounded apart, in [-1, 1], to the same rmse would take.
         codebook_usage, code_entropy_bits: see `CodeUsage`.
     """
