@@ -38,8 +38,9 @@ SHAPES: dict[str, type[Any]] = {"conv": VideoConvConfig, "transformer": VideoTra
 class VideoConfig:
     """network: {"type": "conv" (the default) or "transformer", and the fields of `VideoConvConfig` or
     `VideoTransformerConfig`}: shape of encoder and decoder. quantizer: {"type": ..., and its fields}. dim: width of the
-    latents. fps: frames a second that clips are read and written at. shorter_side: pixels that files are scaled down
-    to, 0 for as they are. max_side, max_pixels, max_frames: larger frames and longer clips are refused.
+    latents. fps: frames a second that clips are read and written at, 0 for all of a file. shorter_side: pixels that
+    files are scaled down to, 0 for as they are. max_side, max_pixels, max_frames: larger frames and longer clips are
+    refused.
     batch_pixels: how many pixels, of all frames, `encode` and `decode` put through the network at once."""
 
     network: dict[str, Any] = field(default_factory=dict)
@@ -53,6 +54,10 @@ class VideoConfig:
     batch_pixels: int = 1024 * 1024
 
     def __post_init__(self) -> None:
+        if self.fps < 0 or self.shorter_side < 0:
+            raise ConfigError(f"fps and shorter_side must be 0 or more, got {self.fps:g} and {self.shorter_side}")
+        if min(self.dim, self.max_side, self.max_pixels, self.max_frames, self.batch_pixels) < 1:
+            raise ConfigError("dim, max_side, max_pixels, max_frames and batch_pixels must be 1 or more")
         self.shape()
 
     def shape(self) -> VideoConvConfig | VideoTransformerConfig:

@@ -243,3 +243,9 @@ def test_the_objective_trains_both_players():
     assert objective.pictures(batch).shape == (10, 3, 16, 16)
     objective.config.perceptual_pictures = 4
     assert objective.pictures(batch).shape == (4, 3, 16, 16)
+
+
+@pytest.mark.parametrize("fields", [{"fps": -1.0}, {"shorter_side": -1}, {"max_frames": 0}, {"batch_pixels": 0}])
+def test_impossible_limits_are_refused(fields):
+    with pytest.raises(ConfigError, match=f"{next(iter(fields))} .*must be"):
+        typed(VideoConfig, fields)

@@ -42,8 +42,10 @@ class VideoConvConfig:
     axial_heads: int = 0
 
     def __post_init__(self) -> None:
-        if self.patch < 1 or self.blocks < 0 or self.decoder_blocks < 0 or not self.channels:
-            raise ConfigError("network: patch must be >= 1, blocks >= 0 and channels not empty")
+        if min(self.patch, self.groups, *self.channels, 1) < 1 or self.blocks < 0 or self.decoder_blocks < 0:
+            raise ConfigError("network: patch, groups and channels must be 1 or more, blocks 0 or more")
+        if not self.channels:
+            raise ConfigError("network.channels: one width or more, got []")
         self.halve_space = self.halve_space or [True] * (len(self.channels) - 1)
         for key, entries in (("halve_time", self.halve_time), ("halve_space", self.halve_space)):
             if len(entries) != len(self.channels) - 1:

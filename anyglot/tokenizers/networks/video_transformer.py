@@ -37,7 +37,7 @@ class VideoTransformerConfig:
     def __post_init__(self) -> None:
         if min(self.patch, self.group, self.heads, self.window) < 1:
             raise ConfigError("network: patch, group, heads and window must be 1 or more")
-        if self.width % 4 or self.width % self.heads:
+        if self.width < 1 or self.width % 4 or self.width % self.heads:
             raise ConfigError(f"network.width: must be a multiple of 4 and of heads={self.heads}, got {self.width}")
         if not self.layers or not set(self.layers) <= set(KINDS):
             raise ConfigError(f"network.layers: one or more of {', '.join(KINDS)}, got {self.layers}")

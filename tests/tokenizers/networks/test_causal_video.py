@@ -167,7 +167,8 @@ def test_networks_of_other_shapes_do_not_inflate() -> None:
         ({"halve_time": [True]}, "halve_time: one entry for each step down, 2"),
         ({"halve_time": [True, True], "kernel": 1}, "kernel: must be 2"),
         ({"channels": [8, 9, 16]}, "not a multiple"),
-        ({"channels": []}, "channels not empty"),
+        ({"channels": []}, "channels: one width or more"),
+        ({"groups": 0}, "groups and channels must be 1 or more"),
     ],
 )
 def test_impossible_shapes_are_refused(fields: dict, message: str) -> None:

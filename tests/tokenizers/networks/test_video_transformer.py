@@ -178,6 +178,7 @@ def test_axial_attention_is_the_sum_of_its_axes() -> None:
         ({"layers": ["space", "tiem"]}, "layers: one or more of space"),
         ({"layers": []}, "layers: one or more"),
         ({"width": 30}, "width: must be a multiple of 4"),
+        ({"width": 0}, "width: must be a multiple of 4"),
         ({"patch": 0}, "must be 1 or more"),
     ],
 )
