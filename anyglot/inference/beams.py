@@ -53,7 +53,9 @@ def beam_search(
         raise AnyglotError(f"beams must be 1 or more, not {beams}")
     longest = max(map(len, prompts), default=0) + rules.levels + 2
     if longest > decoder.limit:
-        raise AnyglotError(f"the longest prompt leaves no room: {longest} ids, the model reads {decoder.limit}")
+        raise AnyglotError(
+            f"the longest prompt leaves no room: {longest} ids, the model reads {decoder.limit}; shorten the history"
+        )
     if not prompts:
         return []
     opened = []
@@ -73,7 +75,7 @@ def beam_search(
         low, high = rules.symbols[level]
         logits = (hidden @ decoder.head[low:high].T).float()  # [rows, beams, size]
         among = _mask([catalogue] * rows, prefixes, logits)
-        likely = logits.masked_fill(~among, -torch.inf).log_softmax(-1).nan_to_num(-torch.inf)
+        likely = logits.masked_fill(~among, -torch.inf).log_softmax(-1).nan_to_num(-torch.inf, neginf=-torch.inf)
         total = (scores[:, :, None] + likely).masked_fill(~_mask(tries, prefixes, logits), -torch.inf)
         scores, picks = total.flatten(1).topk(min(beams, total[0].numel()))  # [rows, beams]
         parents, codes = picks // (high - low), picks % (high - low)

@@ -101,6 +101,13 @@ def test_what_is_excluded_is_never_written_and_leaves_scores_as_they_are(decoder
     assert [beam.codes for beam in few] == list(wanted)[:1]  # a single way to go is found by a single beam
 
 
+def test_what_is_allowed_but_not_in_the_catalogue_is_never_written(decoder):
+    codes = some_codes(20)
+    (prompt,) = prompts(decoder, [2])
+    (beams,) = beam_search(decoder, [prompt], "item", Trie(codes[:12]), 50, [Trie(codes[8:])])
+    assert {beam.codes for beam in beams} == set(map(tuple, codes[8:12].tolist()))
+
+
 def test_a_trie_knows_whole_prefixes_not_pairs():
     codes = np.array([[0, 1, 2], [3, 1, 0], [0, 2, 0], [0, 1, 1], [0, 1, 1]])
     trie = Trie(codes)
@@ -122,7 +129,7 @@ def test_wrong_uses_are_named(decoder):
         beam_search(decoder, [prompt], "item", trie, 0)
     with pytest.raises(AnyglotError, match="media of one stack of codes"):
         beam_search(decoder, [prompt], "image", trie, 2)
-    with pytest.raises(AnyglotError, match="leaves no room"):
+    with pytest.raises(AnyglotError, match="leaves no room.*shorten the history"):
         beam_search(decoder, [[prompt[0], *[1] * 62]], "item", trie, 2)
     with pytest.raises(GrammarError, match="bos"):
         beam_search(decoder, [prompt[1:]], "item", trie, 2)
