@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from anyglot.errors import ConfigError, MediaError
+from anyglot.errors import AnyglotError, ConfigError, MediaError
 from anyglot.files import write_json, write_text
 from anyglot.tokenizers import quantizers
 from anyglot.tokenizers.module import TokenizerModule
@@ -159,8 +159,10 @@ class ItemTokenizer(TokenizerModule):
     def add(self, media: Sequence[Item]) -> None:
         """Take new items into the catalogue. The codes of the others stay, so models trained before still go with it.
 
-        Raises MediaError for an id that it has, or when no codes are left for a new item.
+        Raises MediaError for an id that it has, or when no codes are left for a new item; AnyglotError before `finish`.
         """
+        if not len(self.table):
+            raise AnyglotError("the catalogue has no fixed codes yet; train the tokenizer to its end")
         for item in media:
             if self.place(item.id) is not None:
                 raise MediaError(f"item {item.id!r} is in the catalogue already; give a new one another id")

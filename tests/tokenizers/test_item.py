@@ -168,6 +168,8 @@ def test_items_decode_in_training_before_their_table_is_made():
     tokenizer = make(finish=False)
     codes = tokenizer.encode(catalogue()[:3])
     assert all(isinstance(item, Item) for item in tokenizer.decode(codes))
+    with pytest.raises(AnyglotError, match="has no fixed codes yet"):
+        tokenizer.add([Item("1001", "Film unheard genre3")])
 
 
 def test_training_on_from_another_catalogue_forgets_its_codes():
