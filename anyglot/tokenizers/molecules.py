@@ -16,6 +16,7 @@ from anyglot.errors import ConfigError, MediaError
 from anyglot.files import atomic_path, write_text
 
 SINGLE, DOUBLE, TRIPLE, AROMATIC, DOUBLE_CIS, DOUBLE_TRANS = range(1, 7)
+ELEMENTS = ("B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Se", "Br", "I")  # of nearly all organic molecules
 KINDS = 7  # of bonds, with 0 for none
 ORDERS = (0, 1, 2, 3, 1, 2, 2)  # of each kind; the second electron pairs of an aromatic ring are nobody's
 
@@ -182,8 +183,8 @@ def from_pyg(data: Any) -> Molecule:
     try:
         mol = to_rdmol(data)
         Chem.SanitizeMol(mol)
-    except (ValueError, AttributeError, IndexError) as error:
-        raise MediaError(f"Data is no molecule ({error}); make it with torch_geometric.utils.from_smiles") from error
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise MediaError(f"Data is no molecule ({error!r}); make it with torch_geometric.utils.from_smiles") from error
     return from_rdkit(mol, "Data")
 
 

@@ -102,6 +102,26 @@ def test_torch_geometric(name):
     assert from_pyg(data) == molecule
 
 
+def test_data_that_is_no_molecule_is_one_error():
+    torch = pytest.importorskip("torch")
+    geometric = pytest.importorskip("torch_geometric", reason="torch-geometric is not installed: anyglot[graph]")
+    whole = to_pyg(from_smiles("CCO", "ethanol"))
+    assert from_pyg(whole) == from_smiles("CCO", "ethanol")
+    with pytest.raises(MediaError, match="Data is no molecule"):
+        from_pyg(geometric.data.Data())
+    for name, wrong in [
+        ("x", torch.full((3, 9), 500)),
+        ("x", whole.x[:, :1]),
+        ("edge_attr", None),
+        ("edge_attr", torch.full((4, 3), 99)),
+        ("edge_index", whole.edge_index + 5),
+    ]:
+        broken = whole.clone()
+        broken[name] = wrong
+        with pytest.raises(MediaError, match="Data is no molecule"):
+            from_pyg(broken)
+
+
 def test_files(tmp_path):
     molecule = from_smiles(SMILES["caffeine"], "caffeine")
     write(molecule, tmp_path / "caffeine.smi")
