@@ -31,7 +31,7 @@ class GraphConfig:
     refused. dim: width of the latents. quantizer: {"type": ..., and its fields}. network: of encoder and decoder.
     batch_atoms: how many atoms `encode` and `decode` put through the network at once."""
 
-    elements: list[str] = field(default_factory=lambda: "B C N O F Si P S Cl Se Br I".split())  # noqa: SIM905
+    elements: list[str] = field(default_factory=lambda: list(molecules.ELEMENTS))
     charge: int = 1
     max_atoms: int = 24
     dim: int = 64

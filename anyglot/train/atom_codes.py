@@ -55,7 +55,7 @@ class AtomCodesConfig:
     out: str
     data: MoleculeData
     stage: str = "atom_codes"
-    elements: list[str] = field(default_factory=lambda: "B C N O F Si P S Cl Se Br I".split())  # noqa: SIM905
+    elements: list[str] = field(default_factory=lambda: list(molecules.ELEMENTS))
     gnn: GNNConfig = field(default_factory=lambda: GNNConfig("gin", 3, 64, dropout=0.0, norm="layer"))
     dim: int = 32
     quantizer: dict[str, Any] = field(default_factory=dict)

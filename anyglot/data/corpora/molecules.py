@@ -20,7 +20,7 @@ from anyglot.data.corpora.names import split_of, unit_hash
 from anyglot.data.progress import JobProgress
 from anyglot.errors import ConfigError, MediaError
 from anyglot.files import write_json, write_text
-from anyglot.tokenizers.molecules import from_smiles, to_smiles
+from anyglot.tokenizers.molecules import ELEMENTS, from_smiles, to_smiles
 
 ASSET = "chemicals"
 TABLE = "chemicals/Identifiers/chemical identifiers pubchem large.tsv"
@@ -32,9 +32,7 @@ NUMBERED = re.compile(r"\d{3}|\d-\d\d-\d$")  # catalogue and registry numbers, w
 class MoleculesCorpus:
     """Fields of configs/corpora/molecules.yaml; see there."""
 
-    elements: list[str] = field(
-        default_factory=lambda: ["B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Se", "Br", "I"]
-    )
+    elements: list[str] = field(default_factory=lambda: list(ELEMENTS))
     max_atoms: int = 24
     max_name: int = 100
     heldout_one_in: int = 40
