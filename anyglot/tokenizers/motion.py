@@ -174,7 +174,7 @@ class MotionTokenizer(TokenizerModule):
 
     def write(self, media: np.ndarray, path: str | Path) -> None:
         """Write a motion as .npy, or as a .bvh or .amc of the tokenizer's hierarchy: as the path ends. Atomic."""
-        write_motion(media, path, self.rig, self.config.fps, self.config.unit)
+        write_motion(media, path, self.rig, self.config.fps, self.config.unit, self.config.amc_fps)
 
     def preview(self, media: np.ndarray, path: str | Path) -> None:
         """Write a film, MP4 or GIF by the path's ending: the moving figure, or a bar for every feature if the skeleton

@@ -92,8 +92,9 @@ def read_motion(
     return read_steps(source, "motion")
 
 
-def write_motion(media: np.ndarray, path: str | Path, rig: Rig | None, fps: float, unit: float) -> None:
-    """Write features as .npy, or as a movement of `rig` by the path's ending, atomically."""
+def write_motion(media: np.ndarray, path: str | Path, rig: Rig | None, fps: float, unit: float, amc_fps: float) -> None:
+    """Write features of `fps` as .npy, or as a movement of `rig` by the path's ending, atomically; an .amc file, which
+    cannot say its rate, at `amc_fps`."""
     ending = Path(path).suffix.lower()
     if ending not in (".bvh", ".amc"):
         write_steps(media, path)
@@ -104,7 +105,7 @@ def write_motion(media: np.ndarray, path: str | Path, rig: Rig | None, fps: floa
         )
     animation = rotating.to_animation(media, rig.skeleton, rig.turning, fps)
     if isinstance(rig.source, Asf):
-        write_amc(animation, rig.source, path, unit)
+        write_amc(animation.at(amc_fps), rig.source, path, unit)
     else:
         write_bvh(animation, rig.source, path, unit)
 

@@ -211,7 +211,12 @@ def test_a_tokenizer_reads_and_writes_them(tmp_path):
     assert motion.shape == (6, 29)  # 120 frames a second to 30
     tokenizer.begin([motion])
     tokenizer.write(tokenizer.decode(tokenizer.encode([motion]))[0], tmp_path / "out.amc")
-    assert len(read_amc(tmp_path / "out.amc", parse_asf(ASF), 30.0).root) == 6
+    assert len(read_amc(tmp_path / "out.amc", parse_asf(ASF), 120.0).root) == 21  # 5 times 4 frames, and the first
+    (turning,) = tokenizer.decode(tokenizer.encode([motion]))
+    once = tokenizer.read(tmp_path / "out.amc")  # a movement that the skeleton can make
+    assert once.shape == turning.shape
+    tokenizer.write(once, tmp_path / "again.amc")
+    np.testing.assert_allclose(tokenizer.read(tmp_path / "again.amc"), once, atol=1e-4)
     with pytest.raises(MediaError, match="knows no skeleton of .bvh"):
         tokenizer.write(motion, tmp_path / "out.bvh")
     (tmp_path / "01_03.amc").write_text(text.replace("shin", "tail"))
