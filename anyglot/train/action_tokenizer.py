@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from anyglot.config import to_mapping, typed
+from anyglot.data.documents import Part
 from anyglot.errors import AnyglotError
 from anyglot.eval.action import evaluate
 from anyglot.files import write_json
@@ -53,10 +54,11 @@ def run(mapping: dict[str, Any], where: str) -> None:
         return
     began = time.time()
     tokenizer = ActionTokenizer(typed(ActionConfig, config.model, f"{where}: model"))
-    tokenizer.begin(_media(config, tokenizer, config.data.split))
+    training = find_parts(config.data.files, "action", config.data.split)
+    tokenizer.begin(_media(config, tokenizer, training))
     tokenizer.save_pretrained(out / "tokenizer")
     try:
-        figures = evaluate(tokenizer, _media(config, tokenizer, config.data.heldout)[:])
+        figures = evaluate(tokenizer, _media(config, tokenizer, _heldout(config, training))[:])
     except AnyglotError as error:
         logger.warning("nothing measured: %s", error)
         figures = {}
@@ -64,5 +66,15 @@ def run(mapping: dict[str, Any], where: str) -> None:
     write_json(out / "done.json", {"config": to_mapping(config), **done})
 
 
-def _media(config: ActionTokenizerConfig, tokenizer: ActionTokenizer, split: str) -> MediaCorpus:
-    return MediaCorpus(find_parts(config.data.files, "action", split), tokenizer, config.data.cache_mb * 2**20)
+def _heldout(config: ActionTokenizerConfig, training: list[Part]) -> list[Part]:
+    """Held-out actions, without those that were fitted to: documents that name no split are taken for any."""
+    seen = {part.key for part in training}
+    found = find_parts(config.data.files, "action", config.data.heldout)
+    fresh = [part for part in found if part.key not in seen]
+    if not fresh:
+        raise AnyglotError(f"all {len(found)} actions were fitted to; say in documents which `split` they are of")
+    return fresh
+
+
+def _media(config: ActionTokenizerConfig, tokenizer: ActionTokenizer, parts: list[Part]) -> MediaCorpus:
+    return MediaCorpus(parts, tokenizer, config.data.cache_mb * 2**20)

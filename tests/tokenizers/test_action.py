@@ -168,3 +168,20 @@ def test_the_stage_on_motion_capture(tmp_path):
     assert found["joints"]["numbers_per_code"] > 4
     assert found["joints"]["bits_per_number"] < 0.5 * found["joints"]["rounding_bits_per_number"]
     assert found["dog"]["numbers_per_code"] > 1  # fitted to 30 steps only
+
+
+@pytest.mark.parametrize(
+    ("splits", "items"), [((None, None), None), (("train", None), None), (("train", "heldout"), 1)]
+)
+def test_the_stage_measures_only_what_it_was_not_fitted_to(tmp_path, splits, items):
+    lines = []
+    for number, (action, split) in enumerate(zip(actions(40, 30), splits, strict=True)):
+        np.save(tmp_path / f"{number}.npy", action)
+        parts = [{"type": "action", "path": f"{number}.npy"}]
+        lines.append(json.dumps({"id": str(number), "parts": parts} | ({"split": split} if split else {})))
+    (tmp_path / "actions.jsonl").write_text("\n".join(lines))
+    model = [f"model.features={WIDTH}", "model.scale=2", "model.reach=40", f"out={tmp_path}/out"]
+    action_tokenizer.run(load_mapping("action/fast", [f'data.files=["{tmp_path}/actions.jsonl"]', *model]), "test")
+    done = json.loads((tmp_path / "out" / "done.json").read_text())
+    assert done.get("items") == items
+    assert ("rmse_heldout" in done) == (items is not None)
