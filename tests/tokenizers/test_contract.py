@@ -236,7 +236,8 @@ def test_codes_are_what_the_spec_says(name: str) -> None:
             assert medium.dtype == other.dtype
             assert medium.ndim == other.ndim
             assert all(a >= b for a, b in zip(medium.shape, other.shape, strict=True)), "nothing is lost, but padding"
-    assert tuple(map(len, tokenizer.codebooks())) in (spec.levels, ())
+    # EnCodec's are inside of transformers' model and are not told.
+    assert tuple(map(len, tokenizer.codebooks())) == (() if name == "encodec" else spec.levels)
 
 
 @every_tokenizer
