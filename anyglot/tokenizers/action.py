@@ -23,6 +23,7 @@ from anyglot.tokenizers.module import TokenizerModule
 from anyglot.tokenizers.spec import Axis, CodeSpec
 from anyglot.tokenizers.steps import check_steps, read_steps, write_steps
 
+LARGEST = 2.0**53  # of a rounded coefficient, far beyond any reach: larger ones are no int64
 DESCRIBED = 16  # integers of a code that its codebook vector holds
 
 
@@ -185,12 +186,9 @@ class ActionTokenizer(TokenizerModule):
         from scipy.fft import dct
 
         normalised = (steps - self.middle) / self.half_range
-        return [
-            np.rint(dct(normalised[start : start + self.config.chunk], axis=0, norm="ortho") * self.config.scale)
-            .astype(np.int64)
-            .ravel()
-            for start in range(0, len(steps), self.config.chunk)
-        ]
+        starts = range(0, len(steps), self.config.chunk)
+        chunks = [dct(normalised[start : start + self.config.chunk], axis=0, norm="ortho") for start in starts]
+        return [np.rint(np.clip(c * self.config.scale, -LARGEST, LARGEST)).astype(np.int64).ravel() for c in chunks]
 
     def _restored(self, integers: np.ndarray) -> np.ndarray:
         """Steps float32 [time, features] of rounded coefficients [time, features]."""

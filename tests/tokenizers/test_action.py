@@ -100,6 +100,16 @@ def test_symbols_and_integers_are_inverse(tokenizer, value):
         np.testing.assert_array_equal(tokenizer._integers(tokenizer._symbols(values, "x")), values)
 
 
+@pytest.mark.parametrize("value", [1e19, 3e38, -3e38])
+def test_what_no_integer_holds_is_out_of_reach(value):
+    steps = np.full((16, WIDTH), 3.0, np.float32)  # one integer in all
+    tokenizer = ActionTokenizer(ActionConfig(features=WIDTH, chunk=16))
+    tokenizer.begin([steps])
+    steps[0, 2] = value
+    with pytest.raises(MediaError, match="feature 2 lies .* times the fitted range away"):
+        tokenizer.encode([steps])
+
+
 def test_codes_of_no_whole_steps_are_refused(tokenizer):
     (codes,) = tokenizer.encode(actions(20))
     for cut in range(1, len(codes)):
