@@ -79,7 +79,8 @@ def matrix(metrics: dict[str, Any]) -> Matrix:
             cells[source][target] = Cell((source, target) in trained, seen, heldout, validity)
     what = (
         "Of everything the model was asked to write: how much of it is right, for what it was to learn by heart and "
-        "for what nobody told it, and how many spans parse and decode. Only `trained`: it was learnt, nothing is asked."
+        "for what was held out (of movements: another time under the same words), and how many spans parse and decode. "
+        "Where it says only trained, nothing is asked."
     )
     return Matrix("Source by target", what, {name: meaning for name, (_, meaning) in JUDGED.items()}, cells)
 
@@ -164,7 +165,7 @@ def sections() -> list[Section]:
             Figure("video.first_frame_psnr_heldout", "PSNR of their first frames, coded as pictures", "dB"),
             Figure("video.ssim_heldout", "SSIM of their frames", digits=3),
             Figure("video.change_error_heldout", "error of what changes (a still picture: 1)", better="lower"),
-            Figure("video.values_per_code", "values of red, green and blue per code", bar=30, digits=0),
+            Figure("video.pixels_per_code", "pixels per code", bar=30, digits=0),
             Figure("video.codebook_usage", "codes in use", digits=3),
         ],
     )
@@ -315,6 +316,8 @@ def directions(out: Path) -> list[Direction]:
         direction, group = key.rsplit(".", 1)
         source, target = direction.split("_to_")
         what = "what it was to learn by heart" if group == "seen" else "held out: nobody told it these"
+        if group != "seen" and {source, target} & {"video", "motion"}:
+            what = "held out: another time of a movement that it learnt, under the same words"
         found.append(Direction(f"{source} {ARROW} {target}, {group}", what, [_sample(sample) for sample in samples]))
     return found
 
