@@ -124,7 +124,7 @@ def run(step: Step, steps: list[Step], out: Path, live: Live) -> None:
     earlier = float(spent.read_text()) if spent.exists() else 0.0  # of attempts that were interrupted
     step.state, began = "running", time.monotonic() - earlier
     if not live.console.is_terminal:
-        live.console.print(f"{step.title}: {step.command}", highlight=False)
+        live.console.print(f"{step.title}: {step.command}", highlight=False, markup=False)
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
     with log.open("w") as file:
         process = subprocess.Popen(
