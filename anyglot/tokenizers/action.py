@@ -84,7 +84,7 @@ class ActionTokenizer(TokenizerModule):
     def codebooks(self) -> list[Tensor]:
         """What each code begins with: its first integers, then zeros, and the logarithm of how many it has."""
         vectors = np.zeros((self.config.size, DESCRIBED + 1), dtype=np.float32)
-        for vector, symbols in zip(vectors, self._bpe.expansions, strict=False):
+        for vector, symbols in zip(vectors, self._bpe.expansions, strict=False):  # codes without a merge stay zero
             start = np.array(symbols[:DESCRIBED]) + self._smallest
             vector[: len(start)] = np.where(np.array(symbols[:DESCRIBED]) < self._span, start, 0)
             vector[-1] = np.log(len(symbols))
