@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-BLOCK_ELEMENTS = 2**24  # logits per block: 64 MB in fp32
+# Rows of logits at once. Few keep the logits in a CPU's cache; but the whole head's gradient is added to once a block,
+# so that at large vocabularies fewer than this cost more than they save. A GPU wants more of both.
+LEAST_ROWS = {"cpu": 256, "cuda": 1024}
+BLOCK_ELEMENTS = {"cpu": 2**22, "cuda": 2**27}
 
 
 class TokenLoss(NamedTuple):
@@ -25,14 +28,14 @@ class BlockwiseCrossEntropy(nn.Module):
     Args:
         weight: the head's `[vocabulary, hidden]` parameter, registered here too (it may be tied).
         z_loss: coefficient of log Z ^ 2, which keeps logits from drifting (PaLM, 2022). 0 leaves it out.
-        block_elements: logits held at once.
+        rows: tokens whose logits are held at once, 0 for what is fast on the device.
     """
 
-    def __init__(self, weight: nn.Parameter, z_loss: float = 0.0, block_elements: int = BLOCK_ELEMENTS) -> None:
+    def __init__(self, weight: nn.Parameter, z_loss: float = 0.0, rows: int = 0) -> None:
         super().__init__()
         self.weight = weight
         self.z_loss = z_loss
-        self.block_elements = block_elements
+        self.rows = rows
 
     def forward(self, hidden: Tensor, labels: Tensor, weights: Tensor) -> TokenLoss:
         """Loss of `labels` `[...]` given `hidden` `[..., hidden]`, each token counted `weights` `[...]` times.
@@ -41,11 +44,18 @@ class BlockwiseCrossEntropy(nn.Module):
         """
         hidden, labels, weights = hidden.flatten(0, -2), labels.flatten(), weights.flatten().float()
         counted = weights.nonzero().squeeze(1)
+        rows = self.rows or block_rows(self.weight.shape[0], hidden.device.type)
         total, counted_nll = _BlockwiseLoss.apply(
-            hidden[counted], self.weight, labels[counted], weights[counted], self.z_loss, self.block_elements
+            hidden[counted], self.weight, labels[counted], weights[counted], self.z_loss, rows
         )
         nll = torch.zeros_like(weights).index_copy(0, counted, counted_nll)
         return TokenLoss(total, nll)
+
+
+def block_rows(vocabulary: int, device: str) -> int:
+    """Tokens whose logits are held at once on a type of device."""
+    kind = device if device in LEAST_ROWS else "cuda"
+    return max(LEAST_ROWS[kind], BLOCK_ELEMENTS[kind] // vocabulary)
 
 
 class _BlockwiseLoss(torch.autograd.Function):
@@ -53,7 +63,7 @@ class _BlockwiseLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor, z_loss: float, block_elements: int
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor, z_loss: float, rows: int
     ) -> tuple[Tensor, Tensor]:
         needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         nll = torch.empty_like(weights)
@@ -61,16 +71,18 @@ class _BlockwiseLoss(torch.autograd.Function):
         if needs_gradient:
             hidden_gradient = torch.empty_like(hidden)
             weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
-        rows = max(1, block_elements // weight.shape[0])
         for start in range(0, hidden.shape[0], rows):
             block = slice(start, start + rows)
             logits = (hidden[block] @ weight.T).float()  # [rows, vocabulary]
-            log_z = logits.logsumexp(1)
-            nll[block] = log_z - logits.gather(1, labels[block, None]).squeeze(1)
+            right = logits.gather(1, labels[block, None]).squeeze(1)
+            largest = logits.amax(1)
+            sums = logits.sub_(largest[:, None]).exp_().sum(1)  # in place: passes over the logits are what costs time
+            log_z = sums.log() + largest
+            nll[block] = log_z - right
             total += (weights[block] * (nll[block] + z_loss * log_z**2)).sum()
             if needs_gradient:
                 # d/dlogits of nll is softmax - onehot; of log Z ^ 2 it is 2 log Z softmax.
-                logits.sub_(log_z[:, None]).exp_().mul_((weights[block] * (1 + 2 * z_loss * log_z))[:, None])
+                logits.mul_((weights[block] * (1 + 2 * z_loss * log_z) / sums)[:, None])
                 logits.scatter_add_(1, labels[block, None], -weights[block, None])
                 gradient = logits.to(hidden.dtype)
                 hidden_gradient[block] = gradient @ weight

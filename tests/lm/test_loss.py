@@ -20,8 +20,8 @@ def reference(hidden, weight, labels, weights, z_loss):
 
 
 @pytest.mark.parametrize("z_loss", [0.0, 1e-2])
-@pytest.mark.parametrize("block_elements", [1, 97 * 3, 10**9])
-def test_equals_full_cross_entropy(z_loss, block_elements):
+@pytest.mark.parametrize("rows", [1, 3, 0])
+def test_equals_full_cross_entropy(z_loss, rows):
     torch.manual_seed(0)
     hidden = torch.randn(11, 16, dtype=torch.float64, requires_grad=True)
     weight = nn.Parameter(torch.randn(97, 16, dtype=torch.float64))
@@ -32,7 +32,7 @@ def test_equals_full_cross_entropy(z_loss, block_elements):
     expected, expected_nll = reference(hidden, weight, labels, weights, z_loss)
     expected_gradients = torch.autograd.grad(3 * expected, [hidden, weight])
 
-    loss = BlockwiseCrossEntropy(weight, z_loss, block_elements)(hidden, labels, weights)
+    loss = BlockwiseCrossEntropy(weight, z_loss, rows)(hidden, labels, weights)
     gradients = torch.autograd.grad(3 * loss.total, [hidden, weight])
 
     torch.testing.assert_close(loss.total.double(), expected, rtol=1e-5, atol=1e-6)
