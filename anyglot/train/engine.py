@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from anyglot.errors import ConfigError
+from anyglot.train.optimizers import build_optimizer
 
 EXTRA = (  # DeepSpeed's settings that may be given; it ignores a mistyped one in silence
     "zero_optimization", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "communication_data_type",
@@ -26,7 +27,7 @@ OURS = {  # DeepSpeed's name -> ours, for what the loop or the config decides it
     "bf16": "precision",
     "fp16": "precision",
     "torch_autocast": "precision",
-    "optimizer": "engine.learning_rate, beta1, beta2 and weight_decay",
+    "optimizer": "engine.optimizer, learning_rate, beta1, beta2 and weight_decay",
     "scheduler": "schedule",
     "activation_checkpointing": "activation_checkpointing",
 }
@@ -34,14 +35,19 @@ OURS = {  # DeepSpeed's name -> ours, for what the loop or the config decides it
 
 @dataclass
 class EngineConfig:
-    """AdamW and ZeRO.
+    """Optimizer and ZeRO.
 
+    optimizer: "adamw", or "muon" for the matrices between embedding and head, with AdamW for the rest. learning_rate:
+    AdamW's. muon_learning_rate: Muon's, whose steps are orthogonal matrices of that size.
     zero_stage: 0 none, 1 optimiser states, 2 gradients too, 3 parameters too (ZeRO, arXiv 1910.02054).
-    gradient_clip: largest global gradient norm; 0 leaves gradients alone.
+    gradient_clip: largest global gradient norm; 0 leaves gradients alone, as Muon always does: its step is the same for
+    a gradient of any size.
     deepspeed: more DeepSpeed settings, merged over ours, e.g. {"zero_optimization": {"offload_optimizer": ...}}.
     """
 
+    optimizer: str = "adamw"
     learning_rate: float = 1e-3
+    muon_learning_rate: float = 0.02
     beta1: float = 0.9
     beta2: float = 0.95
     weight_decay: float = 0.1
@@ -50,6 +56,8 @@ class EngineConfig:
     deepspeed: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.optimizer not in ("adamw", "muon"):
+            raise ConfigError(f"engine.optimizer is {self.optimizer!r}; valid: adamw, muon")
         if self.zero_stage not in (0, 1, 2, 3):
             raise ConfigError(f"engine.zero_stage is {self.zero_stage}; valid: 0, 1, 2, 3")
         for key in self.deepspeed:
@@ -103,14 +111,16 @@ def build_engine(
     """
     import deepspeed
 
-    optimizer = _optimizer(module, config)
+    optimizer = build_optimizer(module, config)
+    # ZeRO has taken Muon's steps before it takes the norm: clipping would scale these.
+    gradient_clip = config.gradient_clip if config.optimizer == "adamw" else 0.0
     clip_here = config.zero_stage == 0 and dtype == torch.float32  # there DeepSpeed clips, but tells no norm
     if clip_here:
-        optimizer.register_step_pre_hook(_clipping(config.gradient_clip))
+        optimizer.register_step_pre_hook(_clipping(gradient_clip))
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_rows,
         "zero_optimization": {"stage": config.zero_stage},
-        "gradient_clipping": 0.0 if clip_here else config.gradient_clip,
+        "gradient_clipping": 0.0 if clip_here else gradient_clip,
         "bf16": {"enabled": dtype == torch.bfloat16},
         "managed_gradient_accumulation": False,
         "steps_per_print": 10**9,
@@ -118,6 +128,8 @@ def build_engine(
     }
     if config.zero_stage < 3:  # ZeRO-3 knows averages only
         settings["gradient_allreduce_op"] = "sum"
+    elif config.optimizer == "muon":  # whose steps need whole gradients
+        settings["zero_optimization"]["reduce_scatter"] = False
     try:
         for key, value in config.deepspeed.items():
             settings[key] = {**settings[key], **value} if isinstance(settings.get(key), dict) else value
@@ -133,22 +145,6 @@ def build_engine(
 def loss_scale(engine: Any) -> float:
     """What makes ZeRO-3's average over ranks a sum."""
     return float(engine.world_size) if engine.zero_optimization_stage() == 3 else 1.0
-
-
-def set_learning_rate(engine: Any, learning_rate: float) -> None:
-    """Set the rate of every parameter group."""
-    for group in engine.optimizer.param_groups:
-        group["lr"] = learning_rate
-
-
-def _optimizer(module: nn.Module, config: EngineConfig) -> torch.optim.Optimizer:
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [  # norms and biases are not decayed
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=betas)
 
 
 def _clipping(largest: float) -> Callable[..., None]:

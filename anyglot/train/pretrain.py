@@ -29,10 +29,11 @@ from anyglot.tokenizers.text import TextTokenizer
 from anyglot.train import checkpoint as checkpoints
 from anyglot.train.checkpoint import RunState
 from anyglot.train.device import compute_dtype, local_device, matmul_flops
-from anyglot.train.engine import EngineConfig, build_engine, loss_scale, process_group, set_learning_rate
+from anyglot.train.engine import EngineConfig, build_engine, loss_scale, process_group
 from anyglot.train.export import check_tokenizers, export
 from anyglot.train.log import TrainingLog
 from anyglot.train.meter import GroupSums, Meter
+from anyglot.train.optimizers import set_learning_rates
 from anyglot.train.samples import show_samples
 from anyglot.train.schedule import ScheduleConfig, factor, steps_within
 
@@ -145,8 +146,8 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
     began = time.monotonic() - state.seconds
     with TrainingLog(out, "language model", step=state.step, enabled=rank == 0) as log:
         while not state.steps or state.step < state.steps:
-            learning_rate = config.engine.learning_rate * factor(config.schedule, state.step, state.steps or 10**9)
-            set_learning_rate(engine, learning_rate)
+            share = factor(config.schedule, state.step, state.steps or 10**9)
+            set_learning_rates(engine.optimizer, config.engine, share)
             torch.manual_seed((config.seed * 1_000_003 + state.step) * 4096 + rank)
             train_step(engine, next(stream), micro_rows, meter, state.step)
 
@@ -157,7 +158,10 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
             last = state.step == state.steps
             log.advance(state.step, state.steps)
             if state.step % config.log_every == 0 or last:
-                log.scalars(state.step, state.steps, meter.scalars() | {"learning_rate": learning_rate})
+                measured = meter.scalars() | {"learning_rate": config.engine.learning_rate * share}
+                if config.engine.optimizer == "muon":
+                    del measured["gradient_norm"]  # ZeRO would tell that of Muon's steps
+                log.scalars(state.step, state.steps, measured)
             if state.step % config.evaluate_every == 0 or last:
                 for name, store in heldout.items():
                     measured = evaluate(engine, store, config, micro_rows, rank, world)

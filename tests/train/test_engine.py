@@ -1,6 +1,7 @@
 """The engine: its settings reach DeepSpeed, those that it would ignore or that are ours are refused, traps are shut."""
 
 import os
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from torch import nn
 
 from anyglot.errors import ConfigError
-from anyglot.train.engine import EXTRA, OURS, EngineConfig, build_engine, loss_scale, process_group, set_learning_rate
+from anyglot.train.engine import EXTRA, OURS, EngineConfig, build_engine, loss_scale, process_group
+from anyglot.train.optimizers import build_optimizer, set_learning_rates
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +77,59 @@ def test_norms_and_biases_are_not_decayed_and_the_rate_is_set(group):
     engine = build(zero_stage=0, weight_decay=0.3)
     groups = engine.optimizer.param_groups
     assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(0.3, 2), (0.0, 4)]
-    set_learning_rate(engine, 0.125)
+    set_learning_rates(engine.optimizer, EngineConfig(learning_rate=0.5), 0.25)
     assert {group["lr"] for group in engine.optimizer.param_groups} == {0.125}
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_muon_steps_matrices_by_their_gradient_s_nearest_orthogonal_matrix(group, stage):
+    """Every direction of the gradient is stepped equally far, but for what Newton-Schulz leaves of its size."""
+    data = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
+    engine = build(optimizer="muon", zero_stage=stage, muon_learning_rate=0.1, learning_rate=0.01, weight_decay=0.0)
+    assert [(g["name"], g["lr"], g["use_muon"]) for g in engine.optimizer.param_groups] == [
+        ("hidden", 0.1, True),
+        ("plain", 0.01, False),
+    ]
+    engine.backward((engine(data) ** 2).mean(), scale_wrt_gas=False)
+    engine.step()
+    model = net()
+    (model(data) ** 2).mean().backward()
+    with deepspeed_whole(engine) as after:
+        for name, before in model.named_parameters():
+            step = (before.detach() - after[name]) / (0.1 if before.ndim == 2 else 0.01)
+            if before.ndim == 1:  # AdamW's first step: the gradient's sign
+                torch.testing.assert_close(step, before.grad.sign(), rtol=1e-3, atol=1e-3)
+                continue
+            u, sizes, v = torch.linalg.svd(before.grad, full_matrices=False)
+            turned = u.T @ step @ v.T * (before.shape[1] / max(before.shape)) ** 0.5
+            real = sizes > 1e-4 * sizes[0]  # directions that the gradient has
+            assert ((turned.diagonal()[real] > 0.6) & (turned.diagonal()[real] < 1.3)).all()
+            torch.testing.assert_close(turned[real][:, real], turned.diagonal()[real].diag(), rtol=0, atol=0.02)
+
+
+@contextmanager
+def deepspeed_whole(engine):
+    """The engine's parameters by name, whole whatever the stage."""
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
+        yield {name: value.detach().clone() for name, value in engine.module.named_parameters()}
+
+
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(ConfigError, match="engine.optimizer is 'adamv'; valid: adamw, muon"):
+        EngineConfig(optimizer="adamv")
+
+
+def test_muon_leaves_embedding_and_head_to_adamw(group):
+    from anyglot.lm.model import LanguageModel, ModelConfig, build_model
+
+    for tie in (True, False):
+        module = LanguageModel(build_model(ModelConfig(hidden=16, layers=1, heads=2, tie=tie), 40))
+        groups = build_optimizer(module, EngineConfig(optimizer="muon")).param_groups
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        ends = {names[id(parameter)] for g in groups if g["name"] == "decayed" for parameter in g["params"]}
+        assert ends == {"model.model.embed_tokens.weight", *([] if tie else ["model.lm_head.weight"])}
 
 
 @pytest.mark.parametrize("clip", [0.01, 0.0])

@@ -84,6 +84,19 @@ def test_two_processes_give_the_curve_of_one(stage, folder, config, one):
         torch.testing.assert_close(weights(out)[name], value, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_muon_gives_one_curve_too_however_many_processes_and_kills(stage, folder, config):
+    options = (f"engine.zero_stage={stage}", "engine.optimizer=muon", "model.attention_dropout=0")
+    one, two, killed = (folder / f"muon-{stage}-{name}" for name in ("one", "two", "killed"))
+    train(config, 1, f"out={one}", *options)
+    assert losses(one)[-1] < losses(one)[0]
+    train(config, 2, f"out={two}", *options)
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-4)
+    kill_after(config, killed, 4, f"out={killed}", *options)
+    train(config, 1, f"out={killed}", *options)
+    assert losses(killed) == losses(one)
+
+
 def test_kill_and_resume_is_bit_identical(folder, config, one):
     out = folder / "killed"
     kill_after(config, out, int(np.random.default_rng().integers(1, 8)), f"out={out}")  # any step will do
