@@ -1,6 +1,6 @@
 # make demo: everything once, on real data.  make test: the test suite.  Both set up .venv from nothing.
 PYTHON ?= python3.11
-MINUTES ?= 25
+MINUTES ?= 40
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready

@@ -27,13 +27,13 @@ from anyglot.train.log import read_log
 
 BESIDE = 0.32  # share of the budget for everything that is not training
 SHARES = {  # of the rest
-    "image": 0.13,
-    "speech": 0.23,
-    "video": 0.13,
+    "image": 0.12,
+    "speech": 0.22,
+    "video": 0.16,
     "motion": 0.03,
-    "graph": 0.12,
+    "graph": 0.06,
     "item": 0.02,
-    "lm": 0.31,
+    "lm": 0.36,
     "lm_shuffled": 0.03,
 }
 MEDIA = ("image", "speech", "video", "motion", "graph", "item")
