@@ -236,11 +236,12 @@ def write(results: dict[str, list[dict[str, float]]], arguments: argparse.Namesp
     arguments.out.mkdir(parents=True, exist_ok=True)
     name = f"train_{arguments.precision}" + (f"_{arguments.vocabulary}" if arguments.vocabulary else "")
     (arguments.out / f"{name}.json").write_text(json.dumps(value, indent=2) + "\n")
+    rounds = "one round" if arguments.rounds == 1 else f"medians of {arguments.rounds} rounds"
     what = f", {arguments.vocabulary:,} ids" if arguments.vocabulary else ""
     lines = [
         f"# Training beside Hugging Face Trainer and plain DeepSpeed ({arguments.precision}{what})",
         "",
-        f"`{value['command']}`, {value['machine']}, {arguments.threads} threads, medians of {arguments.rounds} rounds; "
+        f"`{value['command']}`, {value['machine']}, {arguments.threads} threads, {rounds}; "
         + ", ".join(f"{name} {number}" for name, number in value["versions"].items())
         + ". In brackets: what ours is of it.",
         "",
