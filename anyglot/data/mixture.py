@@ -44,7 +44,7 @@ class Mixture:
 
         Args:
             shares: name -> source. length: of a row, in tokens. seed: of packing and order.
-            vocabulary: the one all stores must be of; None: the first one's own.
+            vocabulary: the one all stores must be of, or an extension of theirs; None: the longest of theirs.
         Raises:
             ConfigError: no source, a negative number, or ratios for some sources only.
             MismatchError: stores of different vocabularies.
@@ -52,11 +52,11 @@ class Mixture:
         _check(shares)
         self.length, self.seed = length, seed
         self.shares = dict(shares)
-        self.stores: list[TokenStore] = []
-        for share in shares.values():
-            self.stores.append(TokenStore(share.path, vocabulary))
-            vocabulary = self.stores[0].vocabulary if vocabulary is None else vocabulary
-        self.vocabulary = self.stores[0].vocabulary
+        if vocabulary is None:
+            own = [TokenStore(share.path).vocabulary for share in shares.values()]
+            vocabulary = max(own, key=lambda found: len(found.modalities))
+        self.vocabulary = vocabulary
+        self.stores = [TokenStore(share.path, vocabulary) for share in shares.values()]
         self.plans: list[PackPlan] = [pack_plan(store, length, seed) for store in self.stores]
         ratios = np.array([share.ratio for share in shares.values()])
         per_row = np.array([plan.tokens / plan.rows for plan in self.plans])

@@ -134,8 +134,8 @@ def read_shard(path: str | Path) -> tuple[ShardInfo, pa.RecordBatch]:
 class TokenStore:
     """Random access to the documents of a folder of shards. `store[i]` copies no tokens.
 
-    directory: of one source, as `anyglot tokenize` writes it. vocabulary: the one that the ids must belong to;
-    None reads `vocabulary.json` from the folder or the one above.
+    directory: of one source, as `anyglot tokenize` writes it. vocabulary: the one that the ids must belong to, or an
+    extension of it; None reads `vocabulary.json` from the folder or the one above.
     Raises AnyglotError if there is no shard or one is damaged, MismatchError if one is of another vocabulary.
     """
 
@@ -152,8 +152,10 @@ class TokenStore:
         self._shards: list[_Columns] = []
         for path in paths:
             info, batch = read_shard(path)
-            vocabulary.require(info.vocabulary, f"shard {path}")
-            if info.modalities != list(vocabulary.modality_names):
+            older = vocabulary.first(len(info.modalities) - 1)
+            if info.vocabulary != older.fingerprint:
+                vocabulary.require(info.vocabulary, f"shard {path}")
+            if info.modalities != list(older.modality_names):
                 raise MismatchError(f"{path}: modalities {info.modalities} are not the vocabulary's; tokenize again")
             self.shards.append(info)
             self._shards.append(_Columns(batch, path))
@@ -228,7 +230,7 @@ class TokenStore:
             document = np.repeat(np.arange(info.documents), np.diff(shard.span_offsets))
             for number, name in enumerate(self.vocabulary.modality_names):
                 of_this = shard.span_modality == number
-                found[name]["tokens"] += info.by_modality[name]
+                found[name]["tokens"] += info.by_modality.get(name, 0)
                 found[name]["spans"] += int(of_this.sum())
                 found[name]["documents"] += len(np.unique(document[of_this]))
         return found

@@ -148,6 +148,14 @@ class Vocabulary:
         added = (*self.modalities, Modality(spec, fingerprint, stream, factors))
         return Vocabulary(self.text_size, self.text_fingerprint, self.max_size, added)
 
+    def first(self, modalities: int) -> "Vocabulary":
+        """What this vocabulary was when it had only its first so many modalities beside text."""
+        return Vocabulary(self.text_size, self.text_fingerprint, self.max_size, self.modalities[:modalities])
+
+    def extends(self, older: "Vocabulary") -> bool:
+        """Whether every id of `older` means the same here."""
+        return self.first(len(older.modalities)).fingerprint == older.fingerprint
+
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """All blocks in the order of their ids, without gaps."""

@@ -15,8 +15,9 @@ from anyglot.data.batches import Batches, BatchesConfig, open_batches, single_pa
 from anyglot.data.mixture import Mixture, Share
 from anyglot.data.shards import ShardInfo, TokenStore, write_shard
 from anyglot.errors import ConfigError, MismatchError
-from anyglot.lm.grammar import Grammar
+from anyglot.lm.grammar import Grammar, Span, Turn
 from anyglot.lm.vocabulary import Vocabulary
+from anyglot.tokenizers.spec import Axis, CodeSpec
 from tests.data.fakes import random_document, text_document, vocabulary
 
 LENGTH = 64
@@ -202,6 +203,18 @@ def test_another_vocabulary_is_refused(folder, tmp_path):
     config = typed(BatchesConfig, {"stores": {"mixed": {"path": str(folder / "mixed")}}, "length": LENGTH})
     with pytest.raises(MismatchError, match=other.fingerprint):
         open_batches(config, other)
+
+
+def test_stores_from_before_and_after_an_extension_mix(folder, tmp_path):
+    extended = vocabulary().extend(CodeSpec("depth", (9,), (Axis("row", "sized", 9),)), "d")
+    document = Grammar(extended).serialise([Turn(None, [Span("depth", np.arange(5)[:, None])])])
+    write_store(tmp_path / "depth", [document] * 9, extended)
+    extended.save(tmp_path)
+    shares = {"text": Share(str(folder / "text")), "depth": Share(str(tmp_path / "depth"))}
+    mixture = Mixture(shares, LENGTH)
+    assert mixture.vocabulary.fingerprint == extended.fingerprint
+    modalities = {int(m) for k in range(9) for m in np.unique(Batches(mixture, 6).local(k).modalities)}
+    assert extended.modality_names.index("depth") in modalities
 
 
 def test_the_tree_says_what_is_in_it(folder):

@@ -5,6 +5,7 @@ from anyglot.data.shards import ShardInfo, TokenStore, run_lengths, write_shard
 from anyglot.errors import AnyglotError, MismatchError
 from anyglot.lm.grammar import Grammar
 from anyglot.lm.vocabulary import Vocabulary
+from anyglot.tokenizers.spec import Axis, CodeSpec
 from tests.data.fakes import random_document, vocabulary
 
 
@@ -67,6 +68,17 @@ def test_another_vocabulary_is_refused_by_name(made):
     other = Vocabulary.build(270, "text-2")
     with pytest.raises(MismatchError, match=f"{store.vocabulary.fingerprint}.*{other.fingerprint}"):
         TokenStore(store.directory, other)
+
+
+def test_a_store_is_also_one_of_an_extended_vocabulary(made):
+    store, documents = made
+    extended = store.vocabulary.extend(CodeSpec("depth", (9,), (Axis("row", "sized", 99),)), "d")
+    again = TokenStore(store.directory, extended)
+    assert [document.spans for document in again] == [document.spans for document in documents]
+    assert len(again.unigram()) == extended.size
+    assert again.statistics() == store.statistics() | {"depth": {"tokens": 0, "spans": 0, "documents": 0}}
+    with pytest.raises(MismatchError, match=store.vocabulary.fingerprint):
+        TokenStore(store.directory, store.vocabulary.first(1))  # of less than the store's own
 
 
 def test_damage_is_one_line_with_the_file_name(made, tmp_path):

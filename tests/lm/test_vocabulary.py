@@ -72,6 +72,10 @@ def test_extension_moves_no_id(vocabulary: Vocabulary, spec: CodeSpec, stream: s
         map(vocabulary.name, range(vocabulary.size))
     )
     assert extended.fingerprint != vocabulary.fingerprint
+    assert extended.first(len(vocabulary.modalities)).fingerprint == vocabulary.fingerprint
+    assert extended.extends(vocabulary)
+    assert extended.extends(extended)
+    assert not vocabulary.extends(extended)
     for axis in spec.axes:
         if axis.length == "sized":
             numbers = [extended.size_id(n) for n in range(1, axis.size + 1)]
