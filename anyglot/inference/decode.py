@@ -87,6 +87,7 @@ class Decoder:
         rows = [self._begin(index, request) for index, request in enumerate(requests)]
         if not rows:
             return []
+        self.head = self.model.get_output_embeddings().weight  # that of a model in training may be a copy
         device = self.head.device
         ids, pads = padded_prompts([row.request.prompt for row in rows], self.vocabulary.pad, device)
         cache = KeyValueCache(self._room(rows, ids.shape[1]))

@@ -29,11 +29,15 @@ class BlockwiseCrossEntropy(nn.Module):
         weight: the head's `[vocabulary, hidden]` parameter, registered here too (it may be tied).
         z_loss: coefficient of log Z ^ 2, which keeps logits from drifting (PaLM, 2022). 0 leaves it out.
         rows: tokens whose logits are held at once, 0 for what is fast on the device.
+        new_rows: the head's rows after those of `weight`, where they are a parameter of their own (`rows.py`).
     """
 
-    def __init__(self, weight: nn.Parameter, z_loss: float = 0.0, rows: int = 0) -> None:
+    def __init__(
+        self, weight: nn.Parameter, z_loss: float = 0.0, rows: int = 0, new_rows: nn.Parameter | None = None
+    ) -> None:
         super().__init__()
         self.weight = weight
+        self.new_rows = new_rows
         self.z_loss = z_loss
         self.rows = rows
 
@@ -44,9 +48,10 @@ class BlockwiseCrossEntropy(nn.Module):
         """
         hidden, labels, weights = hidden.flatten(0, -2), labels.flatten(), weights.flatten().float()
         counted = weights.nonzero().squeeze(1)
-        rows = self.rows or block_rows(self.weight.shape[0], hidden.device.type)
+        heads = [self.weight] if self.new_rows is None else [self.weight, self.new_rows]
+        rows = self.rows or block_rows(sum(head.shape[0] for head in heads), hidden.device.type)
         total, counted_nll = _BlockwiseLoss.apply(
-            hidden[counted], self.weight, labels[counted], weights[counted], self.z_loss, rows
+            hidden[counted], labels[counted], weights[counted], self.z_loss, rows, *heads
         )
         nll = torch.zeros_like(weights).index_copy(0, counted, counted_nll)
         return TokenLoss(total, nll)
@@ -59,21 +64,29 @@ def block_rows(vocabulary: int, device: str) -> int:
 
 
 class _BlockwiseLoss(torch.autograd.Function):
-    """hidden `[n, hidden]`, weight `[vocabulary, hidden]`, labels `[n]`, weights `[n]` -> total, nll `[n]`."""
+    """hidden `[n, hidden]`, labels `[n]`, weights `[n]`, heads `[some ids, hidden]` -> total, nll `[n]`.
+
+    A head that is frozen costs no gradient of its own.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor, z_loss: float, rows: int
+        ctx: Any, hidden: Tensor, labels: Tensor, weights: Tensor, z_loss: float, rows: int, *heads: Tensor
     ) -> tuple[Tensor, Tensor]:
-        needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        needs_gradient = any(ctx.needs_input_grad)
+        sizes = [head.shape[0] for head in heads]
         nll = torch.empty_like(weights)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         if needs_gradient:
-            hidden_gradient = torch.empty_like(hidden)
-            weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
+            hidden_gradient = torch.zeros_like(hidden)
+            head_gradients = [
+                torch.zeros_like(head, dtype=torch.float32) if needed else None
+                for head, needed in zip(heads, ctx.needs_input_grad[5:], strict=True)
+            ]
         for start in range(0, hidden.shape[0], rows):
             block = slice(start, start + rows)
-            logits = (hidden[block] @ weight.T).float()  # [rows, vocabulary]
+            parts = [hidden[block] @ head.T for head in heads]
+            logits = (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).float()  # [rows, vocabulary]
             right = logits.gather(1, labels[block, None]).squeeze(1)
             largest = logits.amax(1)
             sums = logits.sub_(largest[:, None]).exp_().sum(1)  # in place: passes over the logits are what costs time
@@ -84,16 +97,19 @@ class _BlockwiseLoss(torch.autograd.Function):
                 # d/dlogits of nll is softmax - onehot; of log Z ^ 2 it is 2 log Z softmax.
                 logits.mul_((weights[block] * (1 + 2 * z_loss * log_z) / sums)[:, None])
                 logits.scatter_add_(1, labels[block, None], -weights[block, None])
-                gradient = logits.to(hidden.dtype)
-                hidden_gradient[block] = gradient @ weight
-                weight_gradient += gradient.T @ hidden[block]
+                gradients = logits.to(hidden.dtype).split(sizes, 1)
+                for head, head_gradient, gradient in zip(heads, head_gradients, gradients, strict=True):
+                    hidden_gradient[block] += gradient @ head
+                    if head_gradient is not None:
+                        head_gradient += gradient.T @ hidden[block]
         if needs_gradient:
-            ctx.save_for_backward(hidden_gradient, weight_gradient.to(weight.dtype))
+            of_heads = [None if gradient is None else gradient.to(heads[0].dtype) for gradient in head_gradients]
+            ctx.save_for_backward(hidden_gradient, *of_heads)
         ctx.mark_non_differentiable(nll)
         return total, nll
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_gradient, weight_gradient = ctx.saved_tensors
         scale = gradients[0]
-        return hidden_gradient * scale, weight_gradient * scale, None, None, None, None
+        hidden, *heads = (None if saved is None else saved * scale for saved in ctx.saved_tensors)
+        return (hidden, None, None, None, None, *heads)

@@ -173,7 +173,11 @@ class LanguageModel(nn.Module):
     def __init__(self, model: Any, z_loss: float = 0.0) -> None:
         super().__init__()
         self.model = model
-        self.loss = BlockwiseCrossEntropy(model.get_output_embeddings().weight, z_loss)
+        head = model.get_output_embeddings()
+        split = hasattr(head, "old_rows")  # by `rows.py`
+        self.loss = BlockwiseCrossEntropy(
+            head.old_rows if split else head.weight, z_loss, new_rows=head.new_rows if split else None
+        )
 
     def forward(
         self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor, labels: Tensor, weights: Tensor
@@ -189,11 +193,16 @@ class LanguageModel(nn.Module):
 
 
 def flops_per_token(model: Any, length: int) -> float:
-    """Training FLOPs per token, forward and backward: 6 per weight that multiplies, and attention (PaLM, app. B)."""
+    """Training FLOPs per token, forward and backward: 6 per weight that multiplies, and attention (PaLM, app. B).
+
+    A frozen weight counts 4: it needs no gradient of its own, but passes one on to what is trained below it.
+    """
     config = model.config
-    head = config.vocab_size * config.hidden_size
-    embeddings = head if not config.tie_word_embeddings else 0
-    weights = sum(parameter.numel() for parameter in model.parameters()) - embeddings
+    parameters = {id(parameter): parameter for parameter in model.parameters()}
+    if not config.tie_word_embeddings:  # the embedding looks up; tied, it multiplies as the head
+        for parameter in model.get_input_embeddings().parameters():
+            del parameters[id(parameter)]
+    multiplied = sum(parameter.numel() * (6 if parameter.requires_grad else 4) for parameter in parameters.values())
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention = 12 * config.num_hidden_layers * config.num_attention_heads * head_dim * length
-    return 6.0 * weights + attention
+    return float(multiplied + attention)

@@ -38,7 +38,8 @@ class EngineConfig:
     """Optimizer and ZeRO.
 
     optimizer: "adamw", or "muon" for the matrices between embedding and head, with AdamW for the rest. learning_rate:
-    AdamW's. muon_learning_rate: Muon's, whose steps are orthogonal matrices of that size.
+    AdamW's. muon_learning_rate: Muon's, whose steps are orthogonal matrices of that size. new_rows_learning_rate:
+    AdamW's for rows of new ids (`trainable.py`), 0 for learning_rate.
     zero_stage: 0 none, 1 optimiser states, 2 gradients too, 3 parameters too (ZeRO, arXiv 1910.02054).
     gradient_clip: largest global gradient norm; 0 leaves gradients alone, as Muon always does: its step is the same for
     a gradient of any size.
@@ -48,6 +49,7 @@ class EngineConfig:
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
     muon_learning_rate: float = 0.02
+    new_rows_learning_rate: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.95
     weight_decay: float = 0.1

@@ -7,6 +7,7 @@ from typing import Any
 
 from anyglot.errors import MismatchError
 from anyglot.files import atomic_directory
+from anyglot.lm.rows import whole_state
 from anyglot.lm.vocabulary import Vocabulary
 from anyglot.tokenizers.base import read_manifest
 
@@ -35,7 +36,7 @@ def export(engine: Any, directory: Path, vocabulary: Vocabulary, tokenizers: Map
         if dist.get_rank() == 0:
             with atomic_directory(directory) as folder:
                 model.config.anyglot_vocabulary = vocabulary.fingerprint
-                model.save_pretrained(folder, state_dict={k: v.detach().cpu() for k, v in model.state_dict().items()})
+                model.save_pretrained(folder, state_dict=whole_state(model))
                 vocabulary.save(folder)
                 for name, source in tokenizers.items():
                     shutil.copytree(source, folder / "tokenizers" / name)

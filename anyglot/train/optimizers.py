@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from anyglot.lm.loss import BlockwiseCrossEntropy
+from anyglot.lm.rows import SplitRows
 
-HIDDEN, DECAYED, PLAIN = "hidden", "decayed", "plain"  # names of the groups
+HIDDEN, DECAYED, PLAIN, NEW_ROWS = "hidden", "decayed", "plain", "new_rows"  # names of the groups
 
 
 class Rates(Protocol):
@@ -16,6 +17,7 @@ class Rates(Protocol):
     optimizer: str
     learning_rate: float
     muon_learning_rate: float
+    new_rows_learning_rate: float
     beta1: float
     beta2: float
     weight_decay: float
@@ -51,26 +53,35 @@ def set_learning_rates(optimizer: Any, config: Rates, factor: float) -> None:
 def _groups(module: nn.Module, config: Rates) -> list[dict[str, Any]]:
     """Every trained parameter in one group; norms and biases are not decayed."""
     ends = {
-        id(part.weight)
+        id(parameter)
         for part in module.modules()
-        if isinstance(part, nn.Embedding | BlockwiseCrossEntropy) and isinstance(part.weight, nn.Parameter)
+        if isinstance(part, nn.Embedding | BlockwiseCrossEntropy | SplitRows)
+        for parameter in part.parameters()
     }
-    members: dict[str, list[nn.Parameter]] = {HIDDEN: [], DECAYED: [], PLAIN: []}
+    new_rows = {id(part.new_rows) for part in module.modules() if isinstance(part, SplitRows)}
+    members: dict[str, list[nn.Parameter]] = {HIDDEN: [], DECAYED: [], PLAIN: [], NEW_ROWS: []}
     for parameter in module.parameters():
         if not parameter.requires_grad:
             continue
-        if parameter.ndim < 2:
+        if id(parameter) in new_rows:
+            members[NEW_ROWS].append(parameter)
+        elif parameter.ndim < 2:
             members[PLAIN].append(parameter)
         elif config.optimizer == "muon" and parameter.ndim == 2 and id(parameter) not in ends:
             members[HIDDEN].append(parameter)
         else:
             members[DECAYED].append(parameter)
-    decay = {HIDDEN: config.weight_decay, DECAYED: config.weight_decay, PLAIN: 0.0}
     return [
-        {"name": name, "params": params, "lr": _highest(config, name), "weight_decay": decay[name]}
+        {
+            "name": name,
+            "params": params,
+            "lr": _highest(config, name),
+            "weight_decay": 0.0 if name == PLAIN else config.weight_decay,
+        }
         for name, params in members.items()
     ]
 
 
 def _highest(config: Rates, name: str) -> float:
-    return config.muon_learning_rate if name == HIDDEN else config.learning_rate
+    own = {HIDDEN: config.muon_learning_rate, NEW_ROWS: config.new_rows_learning_rate or config.learning_rate}
+    return own.get(name, config.learning_rate)

@@ -22,7 +22,7 @@ from anyglot.data.shards import TokenStore
 from anyglot.errors import AnyglotError, ConfigError
 from anyglot.files import write_json
 from anyglot.inference.anyglot import Anyglot
-from anyglot.lm.model import LanguageModel, ModelConfig, build_model, flops_per_token, initialise_codes
+from anyglot.lm.model import LanguageModel, ModelConfig, flops_per_token
 from anyglot.lm.vocabulary import TEXT
 from anyglot.tokenizers.base import load_tokenizer
 from anyglot.tokenizers.text import TextTokenizer
@@ -36,6 +36,7 @@ from anyglot.train.meter import GroupSums, Meter
 from anyglot.train.optimizers import set_learning_rates
 from anyglot.train.samples import show_samples
 from anyglot.train.schedule import ScheduleConfig, factor, steps_within
+from anyglot.train.trainable import NewRowsConfig, build_trainable
 
 T = TypeVar("T")
 WARM, CALIBRATED = 5, 20  # a time budget becomes a number of steps by the speed between these two
@@ -48,8 +49,11 @@ class PretrainConfig:
     out: folder of the run; `<out>/model` is its result. data: the training mixture.
     heldout: name -> token store, evaluated every `evaluate_every` steps on `evaluate_batches` batches (0: all).
     tokenizers: "text" or modality -> directory; they are copied into the result, which needs them to read and write.
-    codebook_embeddings: begin the embeddings of codes from their tokenizers' codebook vectors, so that like codes begin
-    alike. modality_weights: loss weight of a modality's codes ("structure": of the ids around them), 1 where not named.
+    new_rows: rows of ids that are parameters of their own; begun and added where `model.pretrained` lacks them.
+    freeze: patterns of parameter names that are not trained, `!pattern` takes back (`trainable.py`).
+    codebook_embeddings: begin the embeddings of new codes from their tokenizers' codebook vectors, so that like codes
+    begin alike. modality_weights: loss weight of a modality's codes ("structure": of the ids around them), 1 where not
+    named.
     samples: texts that the model is asked to draw, say, ... at each evaluation, for TensorBoard (not at ZeRO stage 3).
     micro_rows: rows that a process computes at once, 0 for all of its share.
     steps: how many, unless minutes > 0 gives a time budget; then they are fixed once the speed has been measured.
@@ -63,6 +67,8 @@ class PretrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    new_rows: NewRowsConfig = field(default_factory=NewRowsConfig)
+    freeze: list[str] = field(default_factory=list)
     codebook_embeddings: bool = True
     modality_weights: dict[str, float] = field(default_factory=dict)
     samples: list[str] = field(default_factory=list)
@@ -83,6 +89,8 @@ class PretrainConfig:
         for name in ("log_every", "evaluate_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.engine.new_rows_learning_rate and not self.new_rows.after:
+            raise ConfigError("engine.new_rows_learning_rate is for the rows of new_rows; set new_rows.after")
         if self.samples and (self.engine.zero_stage == 3 or TEXT not in self.tokenizers):
             raise ConfigError(
                 "samples needs tokenizers.text, and engine.zero_stage below 3, which leaves weights whole"
@@ -121,11 +129,11 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
     batches.mixture.require(state.steps * config.data.rows)
 
     # ------------------------------------------------------------------ model and engine
-    language_model = LanguageModel(build_model(config.model, vocabulary.size, config.seed), config.z_loss)
     media = {name: load_tokenizer(path) for name, path in config.tokenizers.items() if name != TEXT}
-    if config.codebook_embeddings and not found:
-        codebooks = {name: tokenizer.codebooks() for name, tokenizer in media.items()}
-        initialise_codes(language_model.model, vocabulary, codebooks, config.seed)
+    starts = config.codebook_embeddings and not found
+    codebooks = {name: tokenizer.codebooks() for name, tokenizer in media.items()} if starts else {}
+    model = build_trainable(config.model, vocabulary, config.new_rows, config.freeze, codebooks, config.seed)
+    language_model = LanguageModel(model, config.z_loss)
     if config.activation_checkpointing:
         language_model.model.gradient_checkpointing_enable({"use_reentrant": False})
     flops = flops_per_token(language_model.model, config.data.length)
