@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyglot.errors import AnyglotError
+from anyglot.tokenizers.registered import registered
 
 MODALITY = {  # the names that content parts give their types -> our modality
     "text": "text", "input_text": "text", "output_text": "text",
@@ -130,9 +131,10 @@ def parse_part(value: Any, resolve: Resolver) -> Part:
     if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
         raise DocumentError(f"a part must be an object with a 'type', not {str(value)[:60]!r}")
     kind, given = value["type"], {key: item for key, item in value.items() if item is not None}
-    if kind not in MODALITY:
-        raise DocumentError(f"unknown part type {kind!r}; known: {', '.join(MODALITY)}")
-    modality, loss = MODALITY[kind], given.get("loss")
+    known = MODALITY | {name: name for name in registered()}
+    if kind not in known:
+        raise DocumentError(f"unknown part type {kind!r}; known: {', '.join(known)}")
+    modality, loss = known[kind], given.get("loss")
     if loss is not None and not isinstance(loss, bool):
         raise DocumentError(f"part key 'loss' must be true or false, not {loss!r}")
     if modality == "text":
@@ -146,7 +148,7 @@ def parse_part(value: Any, resolve: Resolver) -> Part:
         "bytes",
         "codes",
         "content",
-        *(name for name, m in MODALITY.items() if m == modality),
+        *(name for name, m in known.items() if m == modality),
     }
     present = [key for key in given if key in carriers]
     if len(present) != 1:

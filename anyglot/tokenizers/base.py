@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from anyglot import __version__
 from anyglot.errors import AnyglotError, MismatchError
 from anyglot.files import atomic_directory, write_json
+from anyglot.tokenizers.registered import VARIABLE, user_module
 from anyglot.tokenizers.spec import CodeSpec
 
 if TYPE_CHECKING:
@@ -78,14 +79,21 @@ class ModalityTokenizer(Protocol):
 
 def tokenizer_class(modality: str) -> Any:
     """The class that implements a modality. Raises AnyglotError naming the modality."""
+    module: Any = user_module(modality)
     try:
-        return importlib.import_module(f"anyglot.tokenizers.{modality}").TOKENIZER
+        return (module or importlib.import_module(f"anyglot.tokenizers.{modality}")).TOKENIZER
     except ModuleNotFoundError as error:
         if error.name != f"anyglot.tokenizers.{modality}":
             raise
         raise AnyglotError(
-            f"no tokenizer for modality {modality!r}: there is no anyglot/tokenizers/{modality}.py"
+            f"no tokenizer for modality {modality!r}: there is no anyglot/tokenizers/{modality}.py; name the file of a "
+            f"modality of your own in the environment variable {VARIABLE}"
         ) from error
+
+
+def objective_module(modality: str) -> Any:
+    """The module that says how a modality's tokenizer is trained: CONFIG, OBJECTIVE, crop, show."""
+    return user_module(modality) or importlib.import_module(f"anyglot.tokenizers.objectives.{modality}")
 
 
 def load_tokenizer(directory: str | Path) -> ModalityTokenizer:

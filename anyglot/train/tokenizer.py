@@ -8,7 +8,6 @@ bit for bit the run that was not. `out` gets `log.jsonl`, `tensorboard/`, `healt
 `state.pt` while it runs, then `tokenizer/` and `done.json`.
 """
 
-import importlib
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from anyglot.config import to_mapping, typed
 from anyglot.errors import AnyglotError, ConfigError
 from anyglot.files import write_json
-from anyglot.tokenizers.base import load_directory, tokenizer_class
+from anyglot.tokenizers.base import load_directory, objective_module, tokenizer_class
 from anyglot.tokenizers.quantizers.health import Health
 from anyglot.train.device import compute_dtype, local_device
 from anyglot.train.health import health_scalars, show_health
@@ -119,7 +118,7 @@ def train(config: TokenizerConfig, where: str, world: Ranks) -> None:
     # The players: tokenizer and objective (with its discriminator), each with an optimizer of its own.
     seed_everything(config.seed)
     kind = tokenizer_class(config.modality)
-    goal = importlib.import_module(f"anyglot.tokenizers.objectives.{config.modality}")
+    goal = objective_module(config.modality)
     model = kind(typed(kind.config_class, config.model, f"{where}: model")).to(device).train()
     if config.start:
         _start_from(config.start, model)

@@ -1,6 +1,7 @@
 """The tokenizer trainer with a speech objective: discriminator, balancer, teacher, all through one loop; and resume."""
 
 import json
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_it_trains_is_cut_off_and_goes_on_exactly(documents, tmp_path, monkeypat
     assert all("distillation" in row and "projection" in row for row in rows)
 
     cut = tmp_path / "cut"
-    crop = trainer.importlib.import_module("anyglot.tokenizers.objectives.speech").crop
+    crop = import_module("anyglot.tokenizers.objectives.speech").crop
     calls = []
 
     def failing(*arguments):
