@@ -97,7 +97,7 @@ class _BlockwiseLoss(torch.autograd.Function):
                 # d/dlogits of nll is softmax - onehot; of log Z ^ 2 it is 2 log Z softmax.
                 logits.mul_((weights[block] * (1 + 2 * z_loss * log_z) / sums)[:, None])
                 logits.scatter_add_(1, labels[block, None], -weights[block, None])
-                gradients = logits.to(hidden.dtype).split(sizes, 1)
+                gradients = torch.split(logits.to(hidden.dtype), sizes, 1)
                 for head, head_gradient, gradient in zip(heads, head_gradients, gradients, strict=True):
                     hidden_gradient[block] += gradient @ head
                     if head_gradient is not None:
