@@ -139,6 +139,18 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for media it answers (out)")
     chat.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling (0)")
 
+    extend = verb(
+        "extend",
+        _extend,
+        "teach a trained model a modality of your own: one file says how it becomes codes",
+        "anyglot extend runs/demo/lm --modality examples/tune.py --data runs/tune/data --out runs/tune",
+        "CHECKPOINT --modality FILE --data DIR [--out DIR] [key=value ...]",
+    )
+    extend.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a trained model's directory")
+    extend.add_argument("--modality", type=Path, required=True, metavar="FILE", help="Python file named like it")
+    extend.add_argument("--data", type=Path, required=True, metavar="DIR", help="documents, *.jsonl")
+    extend.add_argument("--out", type=Path, default=Path("runs/extend"), metavar="DIR", help="folder (runs/extend)")
+
     evaluate = verb(
         "eval",
         _eval,
@@ -235,6 +247,12 @@ def _chat(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from anyglot.inference import chat
 
     chat.run(arguments.checkpoint, out=arguments.out, seed=arguments.seed, overrides=overrides)
+
+
+def _extend(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from anyglot.train.extend import run
+
+    run(arguments.checkpoint, arguments.modality, arguments.data, arguments.out, overrides)
 
 
 def _eval(arguments: argparse.Namespace, overrides: list[str]) -> None:

@@ -179,6 +179,11 @@ class LanguageModel(nn.Module):
             head.old_rows if split else head.weight, z_loss, new_rows=head.new_rows if split else None
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
     def forward(
         self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor, labels: Tensor, weights: Tensor
     ) -> TokenLoss:
