@@ -78,6 +78,9 @@ class TokenizeConfig:
     """Processes, one thread each; 0: as many as this machine has processors. One worker runs in this process."""
     device: str = "cpu"
     """Where tokenizers run: cpu, cuda, cuda:1, ..."""
+    ray: str = ""
+    """A Ray cluster to make shards on: its address, "auto" for the one that this machine belongs to, "local" to start
+    one here. Empty: processes of this machine, without Ray. All its machines must see the same files."""
 
     def __post_init__(self) -> None:
         for name, least in (("documents_per_shard", 1), ("batch", 1), ("workers", 0), ("max_size", 1)):

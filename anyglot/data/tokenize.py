@@ -156,6 +156,12 @@ def _make(
 def _results(todo: Sequence[Job], config: TokenizeConfig) -> Iterator[tuple[Job, ShardInfo]]:
     pairs = tuple(config.tokenizers.items())
     tools = Tools(config.out, config.text, pairs, config.batch, config.max_document, config.device)
+    if config.ray:
+        from anyglot.data.cluster import make_on_ray
+
+        for index, info in make_on_ray([(job, config.sources[job.source], tools) for job in todo], config):
+            yield todo[index], info
+        return
     workers = min(config.workers or os.cpu_count() or 1, len(todo))
     if workers <= 1:
         for job in todo:
