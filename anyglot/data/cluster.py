@@ -1,7 +1,9 @@
 """Shards made on a Ray cluster instead of by processes of one machine."""
 
 import json
+import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -28,13 +30,15 @@ def make_on_ray(
 
     mine = not ray.is_initialized()
     try:
+        _check_reachable(config.ray)
         ray.init(
             address=None if config.ray == "local" else config.ray,
             num_cpus=(config.workers or None) if config.ray == "local" else None,
             ignore_reinit_error=True,
             log_to_driver=False,
+            logging_level=logging.WARNING,
         )
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise AnyglotError(f"ray={config.ray}: no cluster there ({reason}); `ray start --head` starts one") from error
     shared, here = ray.put(list(work)), os.getcwd()
@@ -46,6 +50,8 @@ def make_on_ray(
         number = int(row["item"])
         return {"number": number, "info": json.dumps(asdict(make_shard(*ray.get(shared)[number])))}
 
+    ray.data.DataContext.get_current().enable_progress_bars = False  # there is one already
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         numbers = ray.data.from_items(list(range(len(work))), override_num_blocks=len(work))
         made = numbers.map(
@@ -64,3 +70,10 @@ def make_on_ray(
     finally:
         if mine:
             ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise OSError if nothing listens at `[ray://]host:port`, for which Ray itself would wait for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()

@@ -47,11 +47,11 @@ def test_a_cluster_makes_what_one_process_makes_and_goes_on_without_a_worker(con
 
     def one_is_killed(todo, config):
         for number, made in enumerate(results(todo, config)):
-            if number == 0:
-                workers = [p for p in psutil.process_iter(["name"]) if (p.info["name"] or "").startswith("ray::Map")]
-                for process in workers[:1]:
-                    process.kill()
-                    killed.append(process.pid)
+            while number == 0 and not killed:  # a worker is named after the task that it is at
+                for process in psutil.process_iter(["cmdline"]):
+                    if not killed and (process.info["cmdline"] or [""])[0].startswith("ray::Map"):
+                        process.kill()
+                        killed.append(process.pid)
             yield made
 
     monkeypatch.setattr(tokenize, "_results", one_is_killed)
