@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from anyglot.errors import AnyglotError, MismatchError
 from anyglot.files import write_json
 
@@ -107,11 +109,19 @@ def newest(directory: Path, world: int, zero_stage: int) -> Checkpoint | None:
 
 
 def load(engine: Any, checkpoint: Checkpoint) -> None:
-    """Put weights and optimiser of a checkpoint into an engine. Every rank calls it."""
+    """Put weights and optimiser of a checkpoint into an engine; its settings stay. Every rank calls it."""
     tag = UNIVERSAL if checkpoint.universal else TAG
+    optimizer = engine.basic_optimizer
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     loaded, _ = engine.load_checkpoint(str(checkpoint.path), tag=tag)
     if loaded is None:
         raise AnyglotError(f"{checkpoint.path}: DeepSpeed could not load it; delete it to go on from an older one")
+    # Of a universal checkpoint ZeRO 3 gives all groups the first one's settings, and one tensor to count their steps.
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+    for state in optimizer.state.values():
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"] = state["step"].clone()
 
 
 def _to_universal(path: Path) -> None:

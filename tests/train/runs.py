@@ -27,8 +27,8 @@ run(load_mapping(sys.argv[1], sys.argv[2:]), sys.argv[1])
 """
 
 
-def make_store(folder: Path, documents: int = 60, seed: int = 0) -> Path:
-    """A token store of random documents with text, pictures and speech."""
+def make_store(folder: Path, documents: int = 60, seed: int = 0, only: str = "") -> Path:
+    """A token store of random documents with text, pictures and speech, or with `only` one of these."""
     vocabulary = Vocabulary.build(40, "t", [(IMAGE, "i"), (SPEECH, "s")], max_size=8)
     grammar, random = Grammar(vocabulary), np.random.default_rng(seed)
     serialised = []
@@ -38,7 +38,10 @@ def make_store(folder: Path, documents: int = 60, seed: int = 0) -> Path:
             spans.append(Span("image", random.integers(0, 16, (2, random.integers(1, 5), 1))))
         if index % 2:
             spans.append(Span("speech", random.integers(0, 8, (random.integers(1, 12), 2))))
-        serialised.append((str(index), grammar.serialise([Turn(None, spans)])))
+        if only:
+            spans = [span for span in spans if span.modality == only]
+        if spans:
+            serialised.append((str(index), grammar.serialise([Turn(None, spans)])))
     folder.mkdir(parents=True)
     vocabulary.save(folder)
     info = ShardInfo("job", vocabulary.fingerprint, {}, {}, list(vocabulary.modality_names))

@@ -105,16 +105,6 @@ def test_kill_and_resume_is_bit_identical(folder, config, one):
     assert losses(out) == losses(one)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 3])
-def test_resume_at_another_world_size_goes_on_with_the_same_documents(stage, folder, config, one):
-    out, options = folder / f"moved-{stage}", (f"engine.zero_stage={stage}", "model.attention_dropout=0")
-    kill_after(config, out, 4, f"out={out}", *options)
-    train(config, 2, f"out={out}", *options)
-    reference = folder / f"still-{stage}"
-    train(config, 1, f"out={reference}", *options)
-    np.testing.assert_allclose(losses(out), losses(reference), rtol=1e-3)
-
-
 def test_a_damaged_checkpoint_is_one_clear_error_and_loses_nothing(folder, config, one):
     out = folder / "damaged"
     kill_after(config, out, 7, f"out={out}")
