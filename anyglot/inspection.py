@@ -26,7 +26,7 @@ def show(path: Path, document: int | None = None, text: Path | None = None, cons
     """Print what lies at `path`.
 
     Args:
-        document: of a shard folder, show this document token by token; of a document file, show this one only.
+        document: of a shard folder or a batch, show this document token by token; of a document file, this one only.
         text: text tokenizer directory, to show words; without it the one that lies nearby is used, else ids are shown.
     Raises:
         AnyglotError: nothing there that can be shown, or no such document.
@@ -39,6 +39,8 @@ def show(path: Path, document: int | None = None, text: Path | None = None, cons
             _vocabulary(path, console)
         elif path.suffix == ".arrow":
             _shard(path, console)
+        elif path.suffix == ".safetensors":
+            _failed(path, document, text, console)
         else:
             _documents(path, document, console)
         return
@@ -137,6 +139,45 @@ def _tokens(path: Path, document: int, text: Path | None, console: Console) -> N
         console.print(f"  {modality}: tokens {start} to {start + length - 1}", highlight=False)
     words = _words(path, text, store.vocabulary)
     console.print(coloured(found.ids.tolist(), found.loss.tolist(), store.vocabulary, words))
+
+
+def _failed(path: Path, document: int | None, text: Path | None, console: Console) -> None:
+    """A batch that a run stopped on (`anyglot.train.failed`): its worst documents, or one token by token."""
+    import numpy as np
+    from safetensors import safe_open
+    from safetensors.numpy import load_file
+
+    from anyglot.lm.vocabulary import Vocabulary
+
+    with safe_open(path, "np") as file:
+        told = file.metadata() or {}
+    if "reason" not in told:
+        raise AnyglotError(f"{path}: not a batch that a run stopped on; of a model, give its directory")
+    batch = load_file(path)
+    documents = [(row, number) for row, ids in enumerate(batch["document_ids"]) for number in range(ids.max() + 1)]
+    places = [batch["document_ids"][row] == number for row, number in documents]
+    losses = [batch["nll"][row][place] for (row, _), place in zip(documents, places, strict=True)]
+    console.print(told["reason"], style="yellow", markup=False)
+    if document is not None:
+        if not 0 <= document < len(documents):
+            raise AnyglotError(
+                f"{path}: no document {document}, there are {len(documents)} (0 to {len(documents) - 1})"
+            )
+        row, place = documents[document][0], places[document]
+        vocabulary = Vocabulary.load(path.parent)
+        learnt = [True, *(batch["weights"][row][place] > 0)][: place.sum()]  # weights are of the labels, one further
+        words = _words(path.parent, text, vocabulary)
+        console.print(coloured(batch["input_ids"][row][place].tolist(), learnt, vocabulary, words))
+        return
+    table = Table("document", "row", "tokens", "not finite", "highest loss", box=None, header_style="bold")
+    wrong = [int((~np.isfinite(loss)).sum()) for loss in losses]
+    highest = [float(loss[np.isfinite(loss)].max(initial=0)) for loss in losses]
+    worst = sorted(range(len(documents)), key=lambda index: (-wrong[index], -highest[index]))
+    for index in worst[: 2 * FIRST]:
+        cells = (index, documents[index][0], len(losses[index]), wrong[index], f"{highest[index]:.2f}")
+        table.add_row(*map(str, cells))
+    console.print(table)
+    console.print(f"{len(documents)} documents in {len(batch['nll'])} rows; --document N shows one token by token")
 
 
 def _words(path: Path, text: Path | None, vocabulary: "Vocabulary") -> "TextTokenizer | None":

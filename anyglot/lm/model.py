@@ -88,6 +88,7 @@ def build_model(config: ModelConfig, vocabulary_size: int, seed: int = 0) -> Any
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = transformers.Qwen3ForCausalLM(architecture)
+    model.tie_weights()  # which is left out where weights are not drawn, see `drawn_by_first_rank`
     if config.dropout:
         for module in (model.model.embed_tokens, *(part for b in model.model.layers for part in (b.self_attn, b.mlp))):
             module.register_forward_hook(_Dropout(config.dropout))

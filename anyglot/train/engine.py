@@ -6,12 +6,14 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import nn
 
-from anyglot.errors import ConfigError
+from anyglot.errors import AnyglotError, ConfigError
+from anyglot.train.device import local_device
 from anyglot.train.optimizers import build_optimizer
 
 EXTRA = (  # DeepSpeed's settings that may be given; it ignores a mistyped one in silence
@@ -43,6 +45,7 @@ class EngineConfig:
     zero_stage: 0 none, 1 optimiser states, 2 gradients too, 3 parameters too (ZeRO, arXiv 1910.02054).
     gradient_clip: largest global gradient norm; 0 leaves gradients alone, as Muon always does: its step is the same for
     a gradient of any size.
+    timeout_minutes: how long a process waits for the others before the run ends with an error.
     deepspeed: more DeepSpeed settings, merged over ours, e.g. {"zero_optimization": {"offload_optimizer": ...}}.
     """
 
@@ -55,6 +58,7 @@ class EngineConfig:
     weight_decay: float = 0.1
     gradient_clip: float = 1.0
     zero_stage: int = 1
+    timeout_minutes: float = 30.0
     deepspeed: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -62,6 +66,8 @@ class EngineConfig:
             raise ConfigError(f"engine.optimizer is {self.optimizer!r}; valid: adamw, muon")
         if self.zero_stage not in (0, 1, 2, 3):
             raise ConfigError(f"engine.zero_stage is {self.zero_stage}; valid: 0, 1, 2, 3")
+        if self.timeout_minutes <= 0:
+            raise ConfigError(f"engine.timeout_minutes is {self.timeout_minutes}; it must be above 0")
         for key in self.deepspeed:
             if key in OURS:
                 raise ConfigError(f"engine.deepspeed.{key} has a setting of its own here; use {OURS[key]}")
@@ -79,8 +85,11 @@ class EngineConfig:
 
 
 @contextmanager
-def process_group() -> Iterator[tuple[int, int]]:
-    """Join the processes of this run; yield (rank, world size). Works with and without a launcher."""
+def process_group(timeout_minutes: float = 30.0) -> Iterator[tuple[int, int]]:
+    """Join the processes of this run; yield (rank, world size). Works with and without a launcher.
+
+    Raises AnyglotError if another process ends, or keeps this one waiting for longer than `timeout_minutes`.
+    """
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     import deepspeed
     import torch.distributed as dist
@@ -92,10 +101,18 @@ def process_group() -> Iterator[tuple[int, int]]:
         ours = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
         ours["MASTER_PORT"] = _free_port()
     os.environ.update(ours)
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+    backend, timeout = "nccl" if torch.cuda.is_available() else "gloo", timedelta(minutes=timeout_minutes)
+    deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)
     try:
         yield dist.get_rank(), dist.get_world_size()
         dist.barrier()  # without it gloo now and then aborts at exit
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise AnyglotError(
+            f"rank {dist.get_rank()} waits in vain for another process, which ended or hangs "
+            f"({str(error).splitlines()[0]}); the same command again goes on from the newest checkpoint"
+        ) from error
     finally:
         dist.destroy_process_group()
         for name in ours:  # a process started from here is not a rank of this run
@@ -135,6 +152,8 @@ def build_engine(
     try:
         for key, value in config.deepspeed.items():
             settings[key] = {**settings[key], **value} if isinstance(settings.get(key), dict) else value
+        if config.zero_stage == 3:
+            _share_out(module, settings, dtype)
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)
     except (ValueError, TypeError) as error:  # pydantic's errors are ValueErrors
         if not config.deepspeed:
@@ -142,6 +161,35 @@ def build_engine(
         reason = "; ".join(line.strip() for line in str(error).splitlines()[:3])
         raise ConfigError(f"engine.deepspeed: DeepSpeed refuses it: {reason}") from error
     return engine
+
+
+@contextmanager
+def drawn_by_first_rank(config: EngineConfig, rank: int) -> Iterator[None]:
+    """Within it rank 0 alone draws a model's weights at ZeRO 3: the others get theirs when parameters are shared out.
+
+    So only one process holds the whole model in the machine's memory: what is never written takes none.
+    """
+    if config.zero_stage < 3 or rank == 0:
+        yield
+        return
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        yield
+
+
+def _share_out(module: nn.Module, settings: dict[str, Any], dtype: torch.dtype) -> None:
+    """Leave each rank its share of every parameter, a few at a time: DeepSpeed would first put all on the device."""
+    import deepspeed
+
+    for part in module.modules():
+        own = nn.ParameterList(part.parameters(recurse=False))
+        for parameter in own:
+            parameter.data = parameter.data if hasattr(parameter, "ds_id") else parameter.data.to(dtype)
+        for buffer in part.buffers(recurse=False):
+            buffer.data = buffer.data.to(local_device())
+        if len(own):
+            deepspeed.zero.Init(module=own, config_dict_or_path=settings, dtype=dtype)
 
 
 def loss_scale(engine: Any) -> float:

@@ -29,8 +29,9 @@ from anyglot.tokenizers.text import TextTokenizer
 from anyglot.train import checkpoint as checkpoints
 from anyglot.train.checkpoint import RunState
 from anyglot.train.device import compute_dtype, local_device, matmul_flops
-from anyglot.train.engine import EngineConfig, build_engine, loss_scale, process_group
+from anyglot.train.engine import EngineConfig, build_engine, drawn_by_first_rank, loss_scale, process_group
 from anyglot.train.export import check_tokenizers, export
+from anyglot.train.failed import NotFiniteError, keep
 from anyglot.train.log import TrainingLog
 from anyglot.train.meter import GroupSums, Meter
 from anyglot.train.optimizers import set_learning_rates
@@ -102,7 +103,7 @@ def run(mapping: dict[str, Any], where: str) -> None:
     config = typed(PretrainConfig, mapping, where)
     if (Path(config.out) / "done.json").exists():
         return
-    with process_group() as (rank, world):
+    with process_group(config.engine.timeout_minutes) as (rank, world):
         pretrain(config, rank, world)
 
 
@@ -132,7 +133,8 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
     media = {name: load_tokenizer(path) for name, path in config.tokenizers.items() if name != TEXT}
     starts = config.codebook_embeddings and not found
     codebooks = {name: tokenizer.codebooks() for name, tokenizer in media.items()} if starts else {}
-    model = build_trainable(config.model, vocabulary, config.new_rows, config.freeze, codebooks, config.seed)
+    with drawn_by_first_rank(config.engine, rank):
+        model = build_trainable(config.model, vocabulary, config.new_rows, config.freeze, codebooks, config.seed)
     language_model = LanguageModel(model, config.z_loss)
     if config.activation_checkpointing:
         language_model.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -157,7 +159,10 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
             share = factor(config.schedule, state.step, state.steps or 10**9)
             set_learning_rates(engine.optimizer, config.engine, share)
             torch.manual_seed((config.seed * 1_000_003 + state.step) * 4096 + rank)
-            train_step(engine, next(stream), micro_rows, meter, state.step)
+            try:
+                train_step(engine, next(stream), micro_rows, meter, state.step)
+            except NotFiniteError as error:
+                raise keep(error, out, state.step, vocabulary) from error
 
             # ---------------------------------------------------------- what is told, measured and kept
             state.step += 1
@@ -189,7 +194,7 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
 def train_step(engine: Any, batch: PackedBatch, micro_rows: int, meter: Meter, step: int) -> None:
     """One optimiser step on this rank's share of a global batch; its loss is the weighted mean over the global batch.
 
-    Raises AnyglotError if the loss or the gradient is not finite: DeepSpeed would skip the step in silence, or at
+    Raises NotFiniteError if the loss or the gradient is not finite: DeepSpeed would skip the step in silence, or at
     ZeRO stage 0 spoil the weights.
     """
     meter.begin()
@@ -198,22 +203,24 @@ def train_step(engine: Any, batch: PackedBatch, micro_rows: int, meter: Meter, s
     global_weight = weights.sum(dtype=torch.float64)
     dist.all_reduce(global_weight)
     scale = loss_scale(engine) / max(global_weight.item(), 1e-9)
-    total = torch.zeros((), dtype=torch.float64, device=engine.device)
+    total, losses = torch.zeros((), dtype=torch.float64, device=engine.device), []
     for micro in _micro_batches(tensors | {"weighted": weights}, micro_rows):
         loss = engine(
             micro["input_ids"], micro["position_ids"], micro["document_ids"], micro["labels"], micro["weighted"]
         )
         engine.backward(loss.total * scale, scale_wrt_gas=False)
         total += loss.total.detach()
+        losses.append(loss.nll.view_as(micro["labels"]))
         meter.add(micro["labels"], loss.nll, micro["weights"])
     dist.all_reduce(total)
     mean = total.item() / max(global_weight.item(), 1e-9)
     if not isfinite(mean):
-        raise AnyglotError(f"step {step}: the loss is {mean}; lower engine.learning_rate, or look at batch {step}")
+        raise NotFiniteError(f"step {step}: the loss is {mean}; lower engine.learning_rate", tensors, torch.cat(losses))
     engine.step()
     gradient_norm = float(engine.get_global_grad_norm() or 0.0)
     if not isfinite(gradient_norm):
-        raise AnyglotError(f"step {step}: the gradient is not finite; lower engine.learning_rate, or see batch {step}")
+        message = f"step {step}: the gradient is not finite; lower engine.learning_rate"
+        raise NotFiniteError(message, tensors, torch.cat(losses))
     meter.step(mean, gradient_norm, tensors["document_ids"])
 
 
