@@ -97,6 +97,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("config", metavar="CONFIG", help=f"a YAML file; its `stage:` is one of {', '.join(STAGES)}")
 
+    plan = verb(
+        "plan",
+        _plan,
+        "say whether a run fits into GPUs, how long it takes, and what to set",
+        "anyglot plan sizes/1b --gpus 8 --gpu h100",
+        "CONFIG --gpus N [--gpu NAME] [--memory GIB] [--vocabulary N] [--tokens N] [--utilisation X] [--json] "
+        "[key=value ...]",
+    )
+    plan.add_argument("config", metavar="CONFIG", help="a YAML file with `stage: pretrain`")
+    plan.add_argument("--gpus", type=_positive, required=True, metavar="N", help="in all, over all machines")
+    plan.add_argument("--gpu", default="h100", metavar="NAME", help="h100 (if not given), a100, h200, b200, l40s, ...")
+    plan.add_argument("--memory", type=float, default=0, metavar="GIB", help="of each GPU, where not as its name says")
+    plan.add_argument("--vocabulary", type=_positive, default=0, metavar="N", help="ids, where no tokens are there yet")
+    plan.add_argument("--tokens", type=float, default=0, metavar="N", help="to train on; else what its steps come to")
+    plan.add_argument("--utilisation", type=float, default=0.4, metavar="X", help="share of the GPU's peak (0.4)")
+    plan.add_argument("--json", action="store_true", help="as JSON")
+
     tokenize = verb(
         "tokenize",
         _tokenize,
@@ -221,6 +238,22 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     if stage not in STAGES:
         raise ConfigError(f"{arguments.config}: key 'stage' is {stage!r}, must be one of: {', '.join(STAGES)}")
     import_module(f"anyglot.train.{stage}").run(mapping, arguments.config)
+
+
+def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from anyglot.train import plan
+
+    plan.show(
+        arguments.config,
+        overrides,
+        gpus=arguments.gpus,
+        gpu=arguments.gpu,
+        memory=arguments.memory,
+        vocabulary=arguments.vocabulary,
+        tokens=arguments.tokens,
+        utilisation=arguments.utilisation,
+        as_json=arguments.json,
+    )
 
 
 def _tokenize(arguments: argparse.Namespace, overrides: list[str]) -> None:

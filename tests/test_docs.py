@@ -29,7 +29,7 @@ SCHEMAS = {  # what the verbs make of a config, by its `stage` or `kind`
     "tokenize": "anyglot.data.sources:TokenizeConfig",
 }
 PLACEHOLDERS = {"CONFIG", "CORPUS"}
-VERBS = ("fetch", "train", "tokenize", "generate", "chat", "extend", "eval", "inspect", "doctor", "systems")
+VERBS = ("fetch", "train", "plan", "tokenize", "generate", "chat", "extend", "eval", "inspect", "doctor", "systems")
 
 
 def visible(page: Path) -> str:
@@ -104,7 +104,7 @@ def test_commands_are_taken(command, monkeypatch):
     arguments, overrides = parse(words)
     if arguments.verb == "fetch" and arguments.corpus not in PLACEHOLDERS:
         load_mapping(f"corpora/{arguments.corpus}", overrides)
-    if arguments.verb in ("train", "tokenize", "eval") and arguments.config not in PLACEHOLDERS:
+    if arguments.verb in ("train", "plan", "tokenize", "eval") and arguments.config not in PLACEHOLDERS:
         mapping = load_mapping(arguments.config, overrides)
         mapping.pop("system", None)
         module, _, name = SCHEMAS[mapping.get("stage") or mapping.get("kind") or "tokenize"].partition(":")
