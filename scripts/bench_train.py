@@ -103,13 +103,16 @@ def ours(model, batches, arguments, steps):
     import torch
 
     from anyglot.lm.model import LanguageModel
+    from anyglot.train.attention import choose_attention
     from anyglot.train.engine import EngineConfig, build_engine, process_group
     from anyglot.train.meter import Meter
     from anyglot.train.pretrain import train_step
 
     dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
     with process_group():
-        engine = build_engine(LanguageModel(model), EngineConfig(zero_stage=1), arguments.batch, dtype)
+        attention, _ = choose_attention("auto", model, torch.device("cpu"), dtype)
+        language_model = LanguageModel(model, attention=attention)
+        engine = build_engine(language_model, EngineConfig(zero_stage=1), arguments.batch, dtype)
         meter = Meter(batches.mixture.vocabulary, {}, 1.0, 1.0, torch.device("cpu"))
         stream = batches.iterate()
         places = useful = 0
@@ -147,7 +150,7 @@ def packed_batches(batches, steps):
     """Our packed batches as Trainer takes them: labels unshifted, the block mask explicit."""
     import torch
 
-    from anyglot.lm.model import block_mask
+    from anyglot.lm.attention import block_mask
 
     for step in range(steps):
         batch = batches.local(step)

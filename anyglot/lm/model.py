@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anyglot.errors import ConfigError
+from anyglot.lm.attention import Attention
 from anyglot.lm.loss import BlockwiseCrossEntropy, TokenLoss
 from anyglot.lm.vocabulary import Vocabulary
 
@@ -152,28 +153,14 @@ def initialise_codes(model: Any, vocabulary: Vocabulary, codebooks: Mapping[str,
             own.copy_(OWN**0.5 * own + (1 - OWN) ** 0.5 * projected)
 
 
-def block_mask(document_ids: Tensor) -> Tensor:
-    """Who may attend to whom in packed rows: causal, and only within one's own document.
-
-    Reset positions alone leak across documents in transformers, so the mask is always explicit.
-
-    Args:
-        document_ids: `[rows, length]`; padding has an id of its own.
-    Returns:
-        bool `[rows, 1, length, length]`, True where the query (third axis) sees the key (fourth).
-    """
-    length = document_ids.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=document_ids.device).tril()
-    same = document_ids[:, :, None] == document_ids[:, None, :]
-    return (same & causal)[:, None]
-
-
 class LanguageModel(nn.Module):
     """A causal LM with the block-wise loss: what the DeepSpeed engine wraps."""
 
-    def __init__(self, model: Any, z_loss: float = 0.0) -> None:
+    def __init__(self, model: Any, z_loss: float = 0.0, attention: Attention | None = None) -> None:
         super().__init__()
         self.model = model
+        self.attention = attention or Attention()
+        self.attention.install(model)
         head = model.get_output_embeddings()
         split = hasattr(head, "old_rows")  # by `rows.py`
         self.loss = BlockwiseCrossEntropy(
@@ -189,12 +176,7 @@ class LanguageModel(nn.Module):
         self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor, labels: Tensor, weights: Tensor
     ) -> TokenLoss:
         """Loss of a packed batch; every argument is `[rows, length]`, labels already shifted."""
-        hidden = self.model.get_decoder()(
-            input_ids=input_ids,
-            position_ids=position_ids,
-            attention_mask=block_mask(document_ids),
-            use_cache=False,
-        ).last_hidden_state
+        hidden = self.attention.hidden_states(self.model, input_ids, position_ids, document_ids)
         return self.loss(hidden, labels, weights)
 
 

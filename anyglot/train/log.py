@@ -81,6 +81,15 @@ class TrainingLog:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
+    def note(self, step: int, steps: int, name: str, text: str) -> None:
+        """Append one line `{"step", "steps", "time", name: text}` and show the text in TensorBoard."""
+        if self._writer is None:
+            return
+        line = {"step": step, "steps": steps, "time": round(time.time() - self.began, 3), name: text}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self._writer.add_text(name, text, step)
+
     def pictures(self, step: int, name: str, pictures: np.ndarray) -> None:
         """Show uint8 pictures `[count, height, width, 3]`."""
         if self._writer is not None:

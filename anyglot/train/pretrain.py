@@ -27,6 +27,7 @@ from anyglot.lm.vocabulary import TEXT
 from anyglot.tokenizers.base import load_tokenizer
 from anyglot.tokenizers.text import TextTokenizer
 from anyglot.train import checkpoint as checkpoints
+from anyglot.train.attention import choose_attention
 from anyglot.train.checkpoint import RunState
 from anyglot.train.device import compute_dtype, local_device, matmul_flops
 from anyglot.train.engine import EngineConfig, build_engine, drawn_by_first_rank, loss_scale, process_group
@@ -57,6 +58,7 @@ class PretrainConfig:
     named.
     samples: texts that the model is asked to draw, say, ... at each evaluation, for TensorBoard (not at ZeRO stage 3).
     micro_rows: rows that a process computes at once, 0 for all of its share.
+    attention: what computes it: "sdpa", "flex", "flash", or "auto" for flash where it works, else sdpa.
     steps: how many, unless minutes > 0 gives a time budget; then they are fixed once the speed has been measured.
     """
 
@@ -76,6 +78,7 @@ class PretrainConfig:
     z_loss: float = 1e-4
     micro_rows: int = 0
     activation_checkpointing: bool = False
+    attention: str = "auto"
     precision: str = "auto"
     steps: int = 1000
     minutes: float = 0.0
@@ -135,7 +138,8 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
     codebooks = {name: tokenizer.codebooks() for name, tokenizer in media.items()} if starts else {}
     with drawn_by_first_rank(config.engine, rank):
         model = build_trainable(config.model, vocabulary, config.new_rows, config.freeze, codebooks, config.seed)
-    language_model = LanguageModel(model, config.z_loss)
+    attention, chosen = choose_attention(config.attention, model, device, dtype)
+    language_model = LanguageModel(model, config.z_loss, attention)
     if config.activation_checkpointing:
         language_model.model.gradient_checkpointing_enable({"use_reentrant": False})
     flops = flops_per_token(language_model.model, config.data.length)
@@ -155,6 +159,7 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
     stream = batches.iterate(state.step, rank, world)
     began = time.monotonic() - state.seconds
     with TrainingLog(out, "language model", step=state.step, enabled=rank == 0) as log:
+        log.note(state.step, state.steps, "attention", chosen)
         while not state.steps or state.step < state.steps:
             share = factor(config.schedule, state.step, state.steps or 10**9)
             set_learning_rates(engine.optimizer, config.engine, share)

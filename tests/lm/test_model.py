@@ -1,58 +1,14 @@
-"""The language model: documents of a packed row never see each other; shapes and refusals."""
+"""The language model: its shapes, its first weights, how it is extended, and what is refused."""
 
 import pytest
 import torch
 
 from anyglot.errors import ConfigError
-from anyglot.lm.model import (
-    LanguageModel,
-    ModelConfig,
-    block_mask,
-    build_model,
-    extend_model,
-    flops_per_token,
-    initialise_codes,
-)
+from anyglot.lm.model import ModelConfig, build_model, extend_model, flops_per_token, initialise_codes
 from anyglot.lm.vocabulary import Vocabulary
 from anyglot.tokenizers.spec import Axis, CodeSpec
 
 SMALL = ModelConfig(hidden=32, layers=2, heads=4, key_value_heads=2, pad_vocabulary_to=16)
-
-
-def test_block_mask_is_causal_within_documents_only():
-    mask = block_mask(torch.tensor([[0, 0, 1, 1]]))
-    expected = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]], dtype=torch.bool)
-    assert torch.equal(mask[0, 0], expected)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_packed_documents_do_not_leak(training):
-    """The loss of a packed row is that of its documents alone, to rounding, in train and eval mode."""
-    language_model = LanguageModel(build_model(SMALL, 40, seed=1)).train(training)
-    ids = torch.randint(40, (1, 12), generator=torch.Generator().manual_seed(0))
-    labels, weights = ids.roll(-1), torch.ones(1, 12)
-    positions = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6]])
-    documents = torch.tensor([[0] * 5 + [1] * 7])
-    packed = language_model(ids, positions, documents, labels, weights).nll
-    apart = [
-        language_model(ids[:, s], positions[:, s], documents[:, s], labels[:, s], weights[:, s]).nll
-        for s in (slice(0, 5), slice(5, 12))
-    ]
-    torch.testing.assert_close(packed, torch.cat(apart), rtol=1e-5, atol=1e-5)
-
-
-def test_changing_one_document_leaves_the_other_bit_identical():
-    language_model = LanguageModel(build_model(SMALL, 40, seed=1))
-    ids = torch.randint(40, (1, 12), generator=torch.Generator().manual_seed(0))
-    documents = torch.tensor([[0] * 5 + [1] * 7])
-    positions = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6]])
-    changed = ids.clone()
-    changed[0, :5] = (changed[0, :5] + 1) % 40
-    arguments = (positions, documents, ids.roll(-1), torch.ones(1, 12))
-    before = language_model(ids, *arguments).nll
-    after = language_model(changed, *arguments).nll
-    assert torch.equal(before[5:], after[5:])
-    assert not torch.equal(before[:5], after[:5])
 
 
 def test_same_seed_same_weights_and_rows_are_padded():

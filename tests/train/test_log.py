@@ -8,12 +8,14 @@ from anyglot.train.log import TrainingLog, read_log
 
 def test_lines_curves_and_samples(tmp_path):
     with TrainingLog(tmp_path, "image tokenizer") as log:
+        log.note(0, 10, "attention", "sdpa")
         log.scalars(1, 10, {"loss": 2.0})
         log.scalars(2, 10, {"loss": float("nan"), "usage": 0.5})
         log.pictures(2, "reconstructions", np.zeros((1, 8, 8, 3), np.uint8))
         log.sound(2, "decoded", np.zeros(160, np.float32), 16000)
         log.advance(2, 10)
-    lines = read_log(tmp_path)
+    first, *lines = read_log(tmp_path)
+    assert first == {"step": 0, "steps": 10, "time": first["time"], "attention": "sdpa"}
     assert [(line["step"], line["steps"], line["loss"]) for line in lines] == [(1, 10, 2.0), (2, 10, None)]
     assert all(line["time"] >= 0 for line in lines)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
