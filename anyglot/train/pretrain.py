@@ -38,6 +38,7 @@ from anyglot.train.meter import GroupSums, Meter
 from anyglot.train.optimizers import set_learning_rates
 from anyglot.train.samples import show_samples
 from anyglot.train.schedule import ScheduleConfig, factor, steps_within
+from anyglot.train.sequence import join, parts
 from anyglot.train.trainable import NewRowsConfig, build_trainable
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class PretrainConfig:
     samples: texts that the model is asked to draw, say, ... at each evaluation, for TensorBoard (not at ZeRO stage 3).
     micro_rows: rows that a process computes at once, 0 for all of its share.
     attention: what computes it: "sdpa", "flex", "flash", or "auto" for flash where it works, else sdpa.
+    sequence_parallel: how many processes share a row, each with a part of its places; 1 for whole rows.
     steps: how many, unless minutes > 0 gives a time budget; then they are fixed once the speed has been measured.
     """
 
@@ -79,6 +81,7 @@ class PretrainConfig:
     micro_rows: int = 0
     activation_checkpointing: bool = False
     attention: str = "auto"
+    sequence_parallel: int = 1
     precision: str = "auto"
     steps: int = 1000
     minutes: float = 0.0
@@ -90,7 +93,7 @@ class PretrainConfig:
     keep: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "evaluate_every", "save_every", "keep"):
+        for name in ("log_every", "evaluate_every", "save_every", "keep", "sequence_parallel"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.engine.new_rows_learning_rate and not self.new_rows.after:
@@ -138,12 +141,13 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
     codebooks = {name: tokenizer.codebooks() for name, tokenizer in media.items()} if starts else {}
     with drawn_by_first_rank(config.engine, rank):
         model = build_trainable(config.model, vocabulary, config.new_rows, config.freeze, codebooks, config.seed)
-    attention, chosen = choose_attention(config.attention, model, device, dtype)
+    shared = join(config.sequence_parallel, model.config, config.data.length)
+    attention, chosen = choose_attention(config.attention, model, device, dtype, shared)
     language_model = LanguageModel(model, config.z_loss, attention)
     if config.activation_checkpointing:
         language_model.model.gradient_checkpointing_enable({"use_reentrant": False})
     flops = flops_per_token(language_model.model, config.data.length)
-    micro_rows = _micro_rows(config, world)
+    micro_rows = _micro_rows(config, world // config.sequence_parallel)
     engine = build_engine(language_model, config.engine, micro_rows, dtype, bool(found and found.universal))
     if found:
         checkpoints.load(engine, found)
@@ -156,7 +160,8 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
         write_json(out / "config.json", to_mapping(config))
 
     # ------------------------------------------------------------------ the loop
-    stream = batches.iterate(state.step, rank, world)
+    neighbours = config.sequence_parallel  # they have the same rows
+    stream = parts(batches.iterate(state.step, rank // neighbours, world // neighbours), shared)
     began = time.monotonic() - state.seconds
     with TrainingLog(out, "language model", step=state.step, enabled=rank == 0) as log:
         log.note(state.step, state.steps, "attention", chosen)
@@ -236,7 +241,9 @@ def evaluate(
     """Bits per id of each group of ids, over a store's first `evaluate_batches` batches. Every rank calls it."""
     engine.eval()
     sums = GroupSums(store.vocabulary, engine.device)
-    for batch in single_pass(store, config.data.length, config.data.rows, rank, world, config.evaluate_batches):
+    place = rank // config.sequence_parallel, world // config.sequence_parallel
+    batches = single_pass(store, config.data.length, config.data.rows, *place, config.evaluate_batches)
+    for batch in parts(batches, engine.module.attention.shared):
         for micro in _micro_batches(_tensors(batch, engine.device), micro_rows):
             loss = engine(
                 micro["input_ids"], micro["position_ids"], micro["document_ids"], micro["labels"], micro["weights"]
