@@ -132,7 +132,7 @@ def generation(run: Path) -> Iterator[Row]:
         "rows": config["data"]["rows"],
     }
     yield {
-        "method": "semantic IDs (LETTER), generated",
+        "method": "semantic IDs (aligned), generated",
         "settings": settings,
         "valid": found["valid"],
         "test": found["test"],
