@@ -85,10 +85,21 @@ class Batches:
         All ranks get the same number of rows, so that none waits for another; what does not divide is filled up with
         rows of padding, which bear no loss.
         """
-        indices = range(k * self.rows, (k + 1) * self.rows)
-        drawn = [self.mixture.row(index) for index in _share(indices, rank, world)]
-        pieces = [_pieces(self.mixture.stores[s], self.mixture.plans[s], row) for s, row in drawn]
+        pieces = [
+            pieces_of(self.mixture.stores[source], self.mixture.plans[source], row)
+            for source, row in self.drawn(k, rank, world)
+        ]
         return pack(pieces, -(-self.rows // world), self.mixture.length, self.mixture.vocabulary)
+
+    def drawn(self, k: int, rank: int = 0, world: int = 1) -> list[tuple[int, int]]:
+        """(source, row of its plan) of the rows of global batch k that belong to a rank."""
+        indices = range(k * self.rows, (k + 1) * self.rows)
+        return [self.mixture.row(index) for index in _share(indices, rank, world)]
+
+    @property
+    def steps(self) -> int:
+        """Batches that all epochs take, the last one filled up with rows of a next pass; 0 where none are given."""
+        return -(-self.mixture.rows // self.rows)
 
     def iterate(self, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[PackedBatch]:
         """Batches start, start + 1, ... without end, made in the background; at most `prefetch` wait at a time."""
@@ -111,11 +122,15 @@ def single_pass(
     The last batch is filled up with rows of padding. limit: end after so many batches; 0 is no limit.
     """
     plan = pack_plan(store, length)
-    number = -(-plan.rows // rows)
-    for k in range(min(number, limit) if limit else number):
-        indices = range(k * rows, min((k + 1) * rows, plan.rows))
-        pieces = [_pieces(store, plan, row) for row in _share(indices, rank, world, rows)]
-        yield pack(pieces, -(-rows // world), length, store.vocabulary)
+    for mine in shared_rows(plan.rows, rows, rank, world, limit):
+        yield pack([pieces_of(store, plan, row) for row in mine], -(-rows // world), length, store.vocabulary)
+
+
+def shared_rows(number: int, rows: int, rank: int, world: int, limit: int = 0) -> Iterator[range]:
+    """A rank's part of the rows 0 .. `number` - 1 in batches of `rows`, at most `limit` batches (0: no limit)."""
+    batches = -(-number // rows)
+    for k in range(min(batches, limit) if limit else batches):
+        yield _share(range(k * rows, min((k + 1) * rows, number)), rank, world, rows)
 
 
 Piece = tuple[TokenStore, int, int, int]  # store, document, and the tokens [start, stop) of it
@@ -145,7 +160,8 @@ def pack(rows: Sequence[Sequence[Piece]], number: int, length: int, vocabulary: 
     return PackedBatch(input_ids, labels, position_ids, document_ids, weights, modalities)
 
 
-def _pieces(store: TokenStore, plan: PackPlan, row: int) -> list[Piece]:
+def pieces_of(store: TokenStore, plan: PackPlan, row: int) -> list[Piece]:
+    """What a row of a plan holds."""
     where = slice(int(plan.offsets[row]), int(plan.offsets[row + 1]))
     columns = (plan.documents[where].tolist(), plan.starts[where].tolist(), plan.stops[where].tolist())
     return [(store, document, start, stop) for document, start, stop in zip(*columns, strict=True)]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,9 @@ class Share:
     with none, each source comes in proportion to its tokens."""
     max_repetition: float = 0.0
     """How often its documents may be seen at most; 0 is any number of times."""
+    epochs: float = 0.0
+    """Instead of a ratio: passes over it in the whole run, which then ends when they are done. Set for all sources or
+    for none."""
 
 
 class Mixture:
@@ -38,15 +41,21 @@ class Mixture:
     """
 
     def __init__(
-        self, shares: Mapping[str, Share], length: int, seed: int = 0, vocabulary: Vocabulary | None = None
+        self,
+        shares: Mapping[str, Share],
+        length: int,
+        seed: int = 0,
+        vocabulary: Vocabulary | None = None,
+        packing: Callable[[TokenStore, int, int], PackPlan] = pack_plan,
     ) -> None:
         """Open and pack the stores.
 
         Args:
             shares: name -> source. length: of a row, in tokens. seed: of packing and order.
             vocabulary: the one all stores must be of, or an extension of theirs; None: the longest of theirs.
+            packing: what puts the documents of a store into rows.
         Raises:
-            ConfigError: no source, a negative number, or ratios for some sources only.
+            ConfigError: no source, a negative number, ratios or epochs for some sources only, or both.
             MismatchError: stores of different vocabularies.
         """
         _check(shares)
@@ -57,10 +66,13 @@ class Mixture:
             vocabulary = max(own, key=lambda found: len(found.modalities))
         self.vocabulary = vocabulary
         self.stores = [TokenStore(share.path, vocabulary) for share in shares.values()]
-        self.plans: list[PackPlan] = [pack_plan(store, length, seed) for store in self.stores]
-        ratios = np.array([share.ratio for share in shares.values()])
+        self.plans: list[PackPlan] = [packing(store, length, seed) for store in self.stores]
+        ratios, epochs = (np.array([getattr(share, key) for share in shares.values()]) for key in ("ratio", "epochs"))
+        rows = np.array([float(plan.rows) for plan in self.plans])
         per_row = np.array([plan.tokens / plan.rows for plan in self.plans])
-        weights = ratios / per_row if ratios.any() else np.array([float(plan.rows) for plan in self.plans])
+        self.rows = round(float(epochs @ rows))
+        """Rows that all epochs are together; 0 where no epochs are given."""
+        weights = ratios / per_row if ratios.any() else epochs * rows if epochs.any() else rows
         self.proportions: np.ndarray = weights / weights.sum()
         self._rows = self._mixed()
 
@@ -136,11 +148,16 @@ def _check(shares: Mapping[str, Share]) -> None:
     if not shares:
         raise ConfigError("a mixture needs at least one source")
     for name, share in shares.items():
-        if share.ratio < 0 or share.max_repetition < 0:
-            raise ConfigError(f"source {name!r}: ratio and max_repetition must not be negative")
-    without = [name for name, share in shares.items() if not share.ratio]
-    if without and len(without) < len(shares):
-        raise ConfigError(f"source {without[0]!r} has no ratio, but others have; set it for all sources or for none")
+        if min(share.ratio, share.epochs, share.max_repetition) < 0:
+            raise ConfigError(f"source {name!r}: ratio, epochs and max_repetition must not be negative")
+        if share.ratio and share.epochs:
+            raise ConfigError(f"source {name!r}: ratio and epochs both say how often it is seen; set one of them")
+    for key in ("ratio", "epochs"):
+        without = [name for name, share in shares.items() if not getattr(share, key)]
+        if without and len(without) < len(shares):
+            raise ConfigError(
+                f"source {without[0]!r} has no {key}, but others have; set it for all sources or for none"
+            )
 
 
 def _grain() -> Any:

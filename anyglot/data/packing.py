@@ -1,7 +1,7 @@
 """Which documents share a row: a best-fit-decreasing plan over their lengths, made once and cached.
 
 A plan places every piece of every document exactly once. A document no longer than a row is one piece; a longer one
-is cut at text positions, never inside a span of another modality.
+is cut at text positions, never inside a span of another modality, and a chat only behind an answer.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from anyglot.data.shards import TokenStore, open_arrow
 from anyglot.errors import AnyglotError
 from anyglot.files import atomic_path
 
-VERSION = 1  # of the plan: raise it whenever the same store, length and seed would give other rows
+VERSION = 2  # of the plan: raise it whenever the same store, length and seed would give other rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class PackPlan:
     """Rows of pieces: row r holds the pieces `[offsets[r], offsets[r + 1])`.
 
     documents, starts, stops: of each piece, int64 `[pieces]`: tokens `[start, stop)` of a document of the store.
-    offsets: int64 `[rows + 1]`. dropped: documents with a span longer than a row, which are in no row.
+    offsets: int64 `[rows + 1]`. dropped: documents with what must not be cut longer than a row, which are in no row.
     """
 
     length: int
@@ -173,7 +173,7 @@ def pack_plan(store: TokenStore, length: int, seed: int = 0) -> PackPlan:
             return _load(path, length)
         except AnyglotError as error:
             logging.getLogger(__name__).warning("%s; made again", error)
-    plan = make_plan(store.lengths, store.media_spans, length, seed)
+    plan = make_plan(store.lengths, store.whole_spans, length, seed)
     if not plan.rows:
         raise AnyglotError(f"{store.directory}: no document fits into rows of {length} tokens; raise the length")
     try:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import pyarrow as pa
 from anyglot.errors import AnyglotError, MismatchError
 from anyglot.files import atomic_path
 from anyglot.lm.spans import Serialised, SpanRange
-from anyglot.lm.vocabulary import TEXT, Vocabulary
+from anyglot.lm.vocabulary import ROLES, TEXT, Vocabulary
 
 FORMAT = 1
 METADATA_KEY = b"anyglot"
@@ -189,8 +190,24 @@ class TokenStore:
         shard, row = self._locate(index)
         return str(shard.batch.column("id")[row].as_py())
 
+    @cached_property
+    def names(self) -> list[str]:
+        """The ids of all documents, in their order."""
+        return [str(name) for shard in self._shards for name in shard.batch.column("id").to_pylist()]
+
+    def whole_spans(self, index: int) -> list[tuple[int, int]]:
+        """(start, length) of what packing must not cut: media, and in a chat what is asked with its learned answer."""
+        ids, vocabulary = self.ids(index), self.vocabulary
+        turns = np.flatnonzero(np.isin(ids, [vocabulary.special(role) for role in ROLES]))
+        if not len(turns):
+            return self.media_spans(index)
+        answered = np.flatnonzero((ids == vocabulary.end_of_turn) & self.loss(index))
+        following = np.searchsorted(turns, answered)  # the turn after each answer
+        borders = [0, *turns[following[following < len(turns)]].tolist(), len(ids)]
+        return [(start, stop - start) for start, stop in pairwise(borders)]
+
     def media_spans(self, index: int) -> list[tuple[int, int]]:
-        """(start, length) of the spans of a document that are not text: what packing must not cut."""
+        """(start, length) of the spans of a document that are not text."""
         shard, row = self._locate(index)
         text = self.vocabulary.modality_names.index(TEXT)
         return [(int(start), int(length)) for m, start, length in zip(*shard.spans(row), strict=True) if m != text]

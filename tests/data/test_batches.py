@@ -187,10 +187,32 @@ def test_impossible_mixtures_are_refused_by_name(folder):
         once.require(total + total // 10)
     with pytest.raises(ConfigError, match="'text' has no ratio"):
         make(folder, mixed=Share("", 1.0), text=Share(""))
-    with pytest.raises(ConfigError, match="'text': ratio and max_repetition must not be negative"):
+    with pytest.raises(ConfigError, match="'text': ratio, epochs and max_repetition must not be negative"):
         make(folder, text=Share("", -1.0))
     with pytest.raises(ConfigError, match="at least one source"):
         Mixture({}, LENGTH)
+
+
+def test_epochs_say_how_often_each_source_is_seen_and_when_the_run_ends(folder):
+    shares = {"mixed": Share(str(folder / "mixed"), epochs=3), "text": Share(str(folder / "text"), epochs=0.5)}
+    mixture = Mixture(shares, LENGTH)
+    batches = Batches(mixture, 4)
+    rows = [mixture.plans[0].rows, mixture.plans[1].rows]
+    assert mixture.rows == round(3 * rows[0] + rows[1] / 2)
+    assert batches.steps == -(-mixture.rows // 4)
+    seen = [mixture.row(index) for index in range(mixture.rows)]
+    times = [np.bincount([row for s, row in seen if s == source], minlength=rows[source]) for source in (0, 1)]
+    assert abs(times[0].sum() - 3 * rows[0]) <= 1
+    assert abs(times[1].sum() - rows[1] / 2) <= 1
+    assert set(times[0].tolist()) <= {2, 3, 4}
+    assert set(times[1].tolist()) <= {0, 1}
+    assert make(folder).steps == 0
+    for wrong, message in (
+        ({"mixed": Share("", epochs=1), "text": Share("")}, "'text' has no epochs"),
+        ({"text": Share("", 1.0, epochs=1)}, "ratio and epochs both"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Mixture(wrong, LENGTH)
 
 
 def test_another_vocabulary_is_refused(folder, tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from anyglot.data.packing import best_fit_decreasing, cut, make_plan, pack_plan
 from anyglot.data.shards import ShardInfo, TokenStore, write_shard
 from anyglot.errors import AnyglotError
-from anyglot.lm.grammar import Grammar
+from anyglot.lm.grammar import Grammar, Span, Turn
 from tests.data.fakes import random_document, text_document, vocabulary
 
 
@@ -115,10 +115,37 @@ def test_a_damaged_cache_is_made_again(store, caplog):
 
 def test_a_store_that_fits_no_row_is_refused(store, tmp_path):
     words = store.vocabulary
-    from anyglot.lm.grammar import Span, Turn
-
     image = Grammar(words).serialise([Turn(None, [Span("image", np.zeros((8, 8, 1), np.int64))])])
     info = ShardInfo("job", words.fingerprint, {}, {}, list(words.modality_names))
     write_shard(tmp_path / "big" / "000000.arrow", [("x", image)], info)
     with pytest.raises(AnyglotError, match="no document fits into rows of 40"):
         pack_plan(TokenStore(tmp_path / "big", words), 40)
+
+
+def chat(grammar, *turns):
+    """A chat of (role, ids, whether it bears loss)."""
+    return grammar.serialise(
+        [Turn(role, [Span("text", np.arange(length), learned)]) for role, length, learned in turns]
+    )
+
+
+def test_a_chat_is_cut_only_behind_a_learned_answer(tmp_path):
+    words = vocabulary()
+    words.save(tmp_path)
+    grammar, info = Grammar(words), ShardInfo("job", words.fingerprint, {}, {}, list(words.modality_names))
+    exchange = [("user", 8, False), ("assistant", 10, True)]
+    unlearned = [("user", 8, False), ("assistant", 10, False)]
+    made = [
+        chat(grammar, ("system", 5, False), *exchange * 3),
+        chat(grammar, *unlearned, *exchange),
+        chat(grammar, *exchange, ("user", 40, False), ("assistant", 5, True)),
+    ]
+    write_shard(tmp_path / "000000.arrow", [(str(n), d) for n, d in enumerate(made)], info)
+    store = TokenStore(tmp_path)
+    assert store.whole_spans(0) == [(0, 30), (30, 22), (52, 23)]  # with bos, marks of turns, and eos
+    assert store.whole_spans(1) == [(0, 46)]
+    assert store.whole_spans(2) == [(0, 23), (23, 50)]
+    plan = make_plan(store.lengths, store.whole_spans, 52, 0)
+    pieces = sorted(zip(plan.documents.tolist(), plan.starts.tolist(), plan.stops.tolist(), strict=True))
+    assert pieces == [(0, 0, 52), (0, 52, 75), (1, 0, 46), (2, 0, 23), (2, 23, 73)]
+    assert make_plan(store.lengths, store.whole_spans, 48, 0).dropped.tolist() == [2]
