@@ -56,7 +56,10 @@ class TokenizeConfig:
     """Folder to write."""
     sources: dict[str, SourceConfig]
     """Name -> source; the name is that of the folder of its shards."""
-    text: str
+    checkpoint: str = ""
+    """A trained model's directory, whose vocabulary and tokenizers are used; then `text`, `tokenizers` and
+    `vocabulary` are not given."""
+    text: str = ""
     """Directory of the text tokenizer."""
     tokenizers: dict[str, str] = field(default_factory=dict)
     """Modality -> tokenizer directory; in a new vocabulary the modalities come in this order."""
@@ -83,6 +86,10 @@ class TokenizeConfig:
     one here. Empty: processes of this machine, without Ray. All its machines must see the same files."""
 
     def __post_init__(self) -> None:
+        if self.checkpoint and (self.text or self.tokenizers or self.vocabulary):
+            raise ConfigError("checkpoint brings its own text, tokenizers and vocabulary; leave these out")
+        if not self.checkpoint and not self.text:
+            raise ConfigError("give text, the directory of a text tokenizer, or the checkpoint that brings one")
         for name, least in (("documents_per_shard", 1), ("batch", 1), ("workers", 0), ("max_size", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")

@@ -23,6 +23,7 @@ from typing import Any
 from anyglot import __version__
 from anyglot.config import typed
 from anyglot.data import readers
+from anyglot.data.checkpoint import read_checkpoint
 from anyglot.data.documents import Document
 from anyglot.data.encode import Encoder
 from anyglot.data.readers import Problem
@@ -61,6 +62,10 @@ def run(mapping: Mapping[str, Any], where: str = "") -> dict[str, Any]:
         AnyglotError: a file or tokenizer that is missing, or not one document that could be used.
     """
     config = typed(TokenizeConfig, mapping, where)
+    if config.checkpoint:
+        checkpoint = read_checkpoint(config.checkpoint)
+        config.text, config.vocabulary = checkpoint.tokenizers.pop(TEXT), str(checkpoint.directory)
+        config.tokenizers = checkpoint.tokenizers
     out = Path(config.out)
     vocabulary = _vocabulary(config)
     out.mkdir(parents=True, exist_ok=True)
