@@ -292,12 +292,13 @@ def _documents(path: Path, document: int | None, console: Console) -> None:
             console.print(f"{record.where}: {record.reason}", style="yellow", markup=False)
             continue
         console.print(Text(f"{record.id}  {record.split or ''}", style="bold"))
-        for role, parts in record.turns:
-            for part in parts:
-                content = part.text if part.text is not None else str(part.path or "in the record itself")
-                console.print(
-                    Text(f"  {role + ' ' if role else ''}{part.type}: ", style="cyan").append(content, "none")
-                )
+        answers = ("chosen ", "rejected ") if record.rejected else ("",)
+        for answer, turns in zip(answers, (record.turns, record.rejected), strict=False):
+            for role, parts in turns:
+                for part in parts:
+                    content = part.text if part.text is not None else str(part.path or "in the record itself")
+                    label = f"  {answer}{role + ' ' if role else ''}{part.type}: "
+                    console.print(Text(label, style="cyan").append(content, "none"))
 
 
 def _mapping(value: dict[str, Any], console: Console) -> None:

@@ -144,6 +144,7 @@ def test_a_document_file_shows_its_parts_and_its_faults(tmp_path):
             "parts": [{"type": "text", "text": "[bold]cat"}, {"type": "image", "path": "cat.png"}],
         },
         {"parts": [{"type": "smell"}]},
+        {"prompt": "which?", "chosen": "the right one", "rejected": "the wrong one"},
     ]
     path = tmp_path / "documents.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
@@ -151,6 +152,8 @@ def test_a_document_file_shows_its_parts_and_its_faults(tmp_path):
     assert "text: [bold]cat" in printed  # markup in data is data
     assert str(tmp_path / "cat.png") in printed.replace("\n", "")
     assert "smell" in printed
+    assert "chosen text: the right one" in printed
+    assert "rejected text: the wrong one" in printed
 
 
 @pytest.mark.parametrize(

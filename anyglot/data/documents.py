@@ -79,13 +79,15 @@ class Message(NamedTuple):
 class Document:
     """An ordered list of parts: a plain document is one message without a role, a chat has several with roles.
 
-    where: file and line, row or sample that it comes from, for messages about it.
+    where: file and line, row or sample that it comes from, for messages about it. rejected: of a preference, whose
+    `turns` are what was chosen, what was rejected.
     """
 
     id: str
     turns: list[Message] = field(default_factory=list)
     split: str | None = None
     where: str = ""
+    rejected: list[Message] = field(default_factory=list)
 
 
 def files_below(folder: Path) -> Resolver:
@@ -110,10 +112,15 @@ def parse_message(value: Any, resolve: Resolver) -> Message:
         parts = [parse_part(item, resolve) for item in content]
     else:
         raise DocumentError(f"message content must be a string or a list of parts, not {type(content).__name__}")
-    if isinstance(value.get("loss"), bool):
+    return Message(ROLES[value["role"]], with_loss(value, parts))
+
+
+def with_loss(message: Mapping[str, Any], parts: list[Part]) -> list[Part]:
+    """The parts of a message, with its `loss` where they have none of their own."""
+    if isinstance(message.get("loss"), bool):
         for part in parts:
-            part.loss = value["loss"] if part.loss is None else part.loss
-    return Message(ROLES[value["role"]], parts)
+            part.loss = message["loss"] if part.loss is None else part.loss
+    return parts
 
 
 def parse_part(value: Any, resolve: Resolver) -> Part:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from anyglot.data.documents import Document, Message, Part
+from anyglot.data.preferences import CHOSEN, REJECTED
 from anyglot.data.readers import Problem
 from anyglot.errors import AnyglotError
 from anyglot.lm.grammar import Grammar, Serialised, Span, Turn
@@ -41,7 +42,7 @@ class Encoder:
             drop_bad_parts: leave out a bad medium alone, instead of the document it is in.
         Returns:
             (id, tokens) of each document made; and what was left out, each with the reason. An order that names
-            a modality that the document lacks is not made.
+            a modality that the document lacks is not made. Of a preference, both documents are made, or none.
         """
         variants = [(document, list(_variants(document, orders))) for document in documents]
         different: dict[str, _Medium] = {}
@@ -54,17 +55,25 @@ class Encoder:
         done: list[tuple[str, Serialised]] = []
         for document, made in variants:
             failed: list[str] = []
-            if orders and document.turns[0].role is not None:
-                failed.append("a chat has its own order; orders are for plain documents")
+            before = len(done)
+            if orders and (document.turns[0].role is not None or document.rejected):
+                kind = "preference" if document.rejected else "chat"
+                failed.append(f"a {kind} has its own order; orders are for plain documents")
                 made = []
             for name, turns in made:
                 try:
-                    pieces = self._cut([self._turn(turn, codes, drop_bad_parts) for turn in turns])
+                    pieces = self._cut(
+                        [self._turn(turn, codes, drop_bad_parts and not document.rejected) for turn in turns]
+                    )
+                    if document.rejected and len(pieces) > 1:
+                        raise AnyglotError(f"an answer longer than max_document ({self.max_document}) is not cut")
                     serialised = [self.grammar.serialise(piece) for piece in pieces]
                 except AnyglotError as error:
                     failed.append(str(error))
                     continue
                 done += [(name if not i else f"{name}/{i + 1}", piece) for i, piece in enumerate(serialised)]
+            if failed and document.rejected:
+                del done[before:]
             if failed:
                 reason = failed[0] + (f" (in {len(failed)} of {len(made)} orders)" if made and orders else "")
                 problems.append(Problem(document.where, "skipped document", reason))
@@ -157,6 +166,10 @@ class _Medium(NamedTuple):
 
 def _variants(document: Document, orders: Sequence[Sequence[str]]) -> Iterator[tuple[str, list[Message]]]:
     """(id, turns) of what each order makes of a document: all its parts of the named modalities, in that order."""
+    if document.rejected:
+        yield document.id + CHOSEN, document.turns
+        yield document.id + REJECTED, document.rejected
+        return
     if not orders:
         yield document.id, document.turns
         return

@@ -1,4 +1,4 @@
-"""What one record of a data set means: five schemas that people already have, each made into a Document."""
+"""What one record of a data set means: six schemas that people already have, each made into a Document."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,9 @@ from anyglot.data.documents import (
     medium,
     parse_message,
     parse_part,
+    with_loss,
 )
+from anyglot.data.preferences import Pair, parse_pair
 
 PLACEHOLDER = re.compile(r"\n?<\|?(image|video|audio|speech)\|?>\n?")
 MEDIA_KEYS = {"image": "image", "images": "image", "video": "video", "videos": "video"}
@@ -29,7 +31,8 @@ def parse_record(record: Any, resolve: Resolver, where: str, schema: str = "auto
 
     Args:
         record: `{"parts"}`, `{"messages"}`, LLaVA/ShareGPT `{"conversations", "image"}`, OBELICS
-            `{"images", "texts"}`, or plain columns such as `{"text", "image"}`; `id` and `split` beside them.
+            `{"images", "texts"}`, a preference `{"prompt", "chosen", "rejected"}`, or plain columns such as
+            `{"text", "image"}`; `id` and `split` beside them.
         resolve: what a relative reference means.
         where: file and line, row or sample; it is also the document's id where the record has none.
         schema: a name of SCHEMAS, or "auto": recognised by its keys.
@@ -39,16 +42,19 @@ def parse_record(record: Any, resolve: Resolver, where: str, schema: str = "auto
     if not isinstance(record, Mapping):
         raise DocumentError(f"expected an object, found {type(record).__name__}")
     given = {key: value for key, value in record.items() if value is not None}
-    turns = SCHEMAS[recognise(given) if schema == "auto" else schema](given, resolve)
-    turns = [turn for turn in turns if turn.parts]
+    found = SCHEMAS[recognise(given) if schema == "auto" else schema](given, resolve)
+    turns, rejected = found if isinstance(found, Pair) else (found, [])
+    turns, rejected = ([turn for turn in some if turn.parts] for some in (turns, rejected))
     if not turns:
         raise DocumentError("the document has no parts")
     split = given.get("split")
-    return Document(str(given.get("id", where)), turns, None if split is None else str(split), where)
+    return Document(str(given.get("id", where)), turns, None if split is None else str(split), where, rejected)
 
 
 def recognise(record: Mapping[str, Any]) -> str:
     """The schema whose keys `record` has. Raises DocumentError that lists what would have been known."""
+    if "chosen" in record and "rejected" in record:
+        return "preference"
     for name in ("parts", "messages", "conversations"):
         if name in record:
             return name
@@ -56,7 +62,7 @@ def recognise(record: Mapping[str, Any]) -> str:
         return "interleaved"
     if any(key in TEXT_KEYS or key in MODALITY for key in record):
         return "columns"
-    known = "parts, messages, conversations, images with texts, or columns named text, caption, image, speech, ..."
+    known = "parts, messages, conversations, chosen with rejected, images with texts, or columns named text, image, ..."
     raise DocumentError(f"keys {', '.join(map(str, record)) or '(none)'} are no known kind of document; known: {known}")
 
 
@@ -67,13 +73,20 @@ def _parts(record: Mapping[str, Any], resolve: Resolver) -> list[Message]:
 def _messages(record: Mapping[str, Any], resolve: Resolver) -> list[Message]:
     """Chat messages. Media may stand in their own columns, claimed by `<image>` or by parts without content."""
     supply = _Supply(record, resolve)
+    turns = _said(_list(record, "messages"), supply, resolve)
+    supply.finish()
+    return turns
+
+
+def _said(messages: Sequence[Any], supply: "_Supply", resolve: Resolver) -> list[Message]:
+    """Messages, the media of whose placeholders and bare parts come from `supply`, if it has any."""
     if supply.empty:
-        return [parse_message(message, resolve) for message in _list(record, "messages")]
+        return [parse_message(message, resolve) for message in messages]
     turns = []
-    for message in _list(record, "messages"):
+    for message in messages:
         content = message.get("content") if isinstance(message, Mapping) else None
         if isinstance(content, str):
-            turns.append(Message(_role(message, "role"), supply.split(content)))
+            turns.append(Message(_role(message, "role"), with_loss(message, supply.split(content))))
         elif isinstance(content, list):
             bare = [isinstance(item, Mapping) and sum(v is not None for v in item.values()) == 1 for item in content]
             parts = [
@@ -82,10 +95,9 @@ def _messages(record: Mapping[str, Any], resolve: Resolver) -> list[Message]:
                 else parse_part(item, resolve)
                 for item, alone in zip(content, bare, strict=True)
             ]
-            turns.append(Message(_role(message, "role"), parts))
+            turns.append(Message(_role(message, "role"), with_loss(message, parts)))
         else:
             turns.append(parse_message(message, resolve))
-    supply.finish()
     return turns
 
 
@@ -129,12 +141,24 @@ def _columns(record: Mapping[str, Any], resolve: Resolver) -> list[Message]:
     return [Message(None, parts)]
 
 
-SCHEMAS: dict[str, Callable[[Mapping[str, Any], Resolver], list[Message]]] = {
+def _preference(record: Mapping[str, Any], resolve: Resolver) -> Pair:
+    """Two answers to one prompt. Their media may stand in their own columns, as those of messages."""
+    for key in ("chosen", "rejected"):
+        if key not in record:
+            raise DocumentError(f"a preference needs {key!r}")
+    supply = _Supply(record, resolve)
+    pair = parse_pair(record, lambda messages: _said(messages, supply, resolve), resolve)
+    supply.finish()
+    return pair
+
+
+SCHEMAS: dict[str, Callable[[Mapping[str, Any], Resolver], list[Message] | Pair]] = {
     "parts": _parts,
     "messages": _messages,
     "conversations": _conversations,
     "interleaved": _interleaved,
     "columns": _columns,
+    "preference": _preference,
 }
 
 
