@@ -57,7 +57,7 @@ def huggingface_engine(model: bytes) -> Engine:
         vocabulary = {p: i for i, (p, _) in enumerate(pieces)} if isinstance(pieces, list) else dict(pieces)
         by_bytes = bool(description["model"].get("byte_fallback"))
         unknown = description["model"].get("unk_id", vocabulary.get(description["model"].get("unk_token")))
-        tokenizer = Tokenizer.from_str(json.dumps(_lossless(description, by_bytes)))
+        tokenizer = Tokenizer.from_str(json.dumps(lossless(description, by_bytes)))
     except Exception as error:  # the Rust library raises plain Exception
         raise AnyglotError(f"not a Hugging Face tokenizer.json ({' '.join(str(error).split())[:200]})") from error
     names = [f"<0x{byte:02X}>" if by_bytes else char for byte, char in enumerate(_byte_characters())]
@@ -89,7 +89,7 @@ def huggingface_engine(model: bytes) -> Engine:
     return engine
 
 
-def _lossless(description: dict[str, Any], by_bytes: bool) -> dict[str, Any]:
+def lossless(description: dict[str, Any], by_bytes: bool) -> dict[str, Any]:
     """A tokenizer.json without what alters text, adds ids to it or recognises tokens inside it."""
     plain = {**description, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     plain["model"] = {**description["model"], "dropout": None} if "dropout" in description["model"] else plain["model"]

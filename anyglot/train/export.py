@@ -8,8 +8,10 @@ from typing import Any
 from anyglot.errors import MismatchError
 from anyglot.files import atomic_directory
 from anyglot.lm.rows import whole_state
-from anyglot.lm.vocabulary import Vocabulary
+from anyglot.lm.vocabulary import TEXT, Vocabulary
 from anyglot.tokenizers.base import read_manifest
+from anyglot.tokenizers.text import TextTokenizer
+from anyglot.train.export_text import generation_config, save_text
 
 
 def check_tokenizers(vocabulary: Vocabulary, tokenizers: Mapping[str, str]) -> None:
@@ -23,7 +25,8 @@ def check_tokenizers(vocabulary: Vocabulary, tokenizers: Mapping[str, str]) -> N
 def export(engine: Any, directory: Path, vocabulary: Vocabulary, tokenizers: Mapping[str, str]) -> None:
     """Write the engine's model, whole whatever the ZeRO stage. Every rank calls it; rank 0 writes, atomically.
 
-    The directory loads with `AutoModelForCausalLM.from_pretrained` and with `anyglot generate`.
+    The directory loads with `AutoModelForCausalLM.from_pretrained` and with `anyglot generate`; with a text tokenizer
+    also with `AutoTokenizer.from_pretrained`, whose chat template writes what was trained on.
     """
     import deepspeed
     import torch.distributed as dist
@@ -36,8 +39,12 @@ def export(engine: Any, directory: Path, vocabulary: Vocabulary, tokenizers: Map
         if dist.get_rank() == 0:
             with atomic_directory(directory) as folder:
                 model.config.anyglot_vocabulary = vocabulary.fingerprint
+                model.generation_config = generation_config(vocabulary)
                 model.save_pretrained(folder, state_dict=whole_state(model))
                 vocabulary.save(folder)
+                if TEXT in tokenizers:
+                    text = TextTokenizer.from_pretrained(tokenizers[TEXT])
+                    save_text(folder, text, vocabulary, model.config.max_position_embeddings)
                 for name, source in tokenizers.items():
                     shutil.copytree(source, folder / "tokenizers" / name)
     dist.barrier()
