@@ -21,6 +21,8 @@ STAGES = (
     "node_codes",
     "pretrained",
     "pretrain",
+    "finetune",
+    "preference",
 )
 GO_ON = "interrupted; what was finished is kept, run the same command again to go on"
 

@@ -34,6 +34,8 @@ SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot to
     "link_prediction": ("anyglot.train.link_prediction", "LinkPredictionConfig"),
     "atom_codes": ("anyglot.train.atom_codes", "AtomCodesConfig"),
     "pretrain": ("anyglot.train.pretrain", "PretrainConfig"),
+    "finetune": ("anyglot.train.finetune", "FinetuneConfig"),
+    "preference": ("anyglot.train.preference", "PreferenceConfig"),
     "tokenizers": ("anyglot.eval.tokenizers", "TokenizersEval"),
     "language_model": ("anyglot.eval.language_model", "LanguageModelEval"),
     "recommendation": ("anyglot.eval.recommendation", "RecommendationEval"),

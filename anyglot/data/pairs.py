@@ -34,6 +34,10 @@ class PairBatches(Batches):
 
     reference: list[np.ndarray] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.most = max(_most(plan) for plan in self.mixture.plans)
+
     def local(self, k: int, rank: int = 0, world: int = 1) -> PairBatch:
         """The rows of global batch k that belong to a rank, as in `Batches.local`."""
         mixture = self.mixture
@@ -41,7 +45,7 @@ class PairBatches(Batches):
             (pieces_of(mixture.stores[source], mixture.plans[source], row), self.reference[source])
             for source, row in self.drawn(k, rank, world)
         ]
-        return _packed(rows, -(-self.rows // world), mixture.length, mixture.vocabulary)
+        return _packed(rows, (-(-self.rows // world), self.most), mixture.length, mixture.vocabulary)
 
 
 def open_pairs(shares: Mapping[str, Share], length: int, seed: int, vocabulary: Vocabulary) -> Mixture:
@@ -78,18 +82,24 @@ def pair_pass(
 ) -> Iterator[PairBatch]:
     """Every pair of a store exactly once, as `single_pass` gives documents."""
     plan = pair_plan(store, length)
+    shape = (-(-rows // world), _most(plan))
     for mine in shared_rows(plan.rows, rows, rank, world, limit):
-        yield _packed(
-            [(pieces_of(store, plan, row), reference) for row in mine], -(-rows // world), length, store.vocabulary
-        )
+        yield _packed([(pieces_of(store, plan, row), reference) for row in mine], shape, length, store.vocabulary)
+
+
+def _most(plan: PackPlan) -> int:
+    """The most documents that share a row."""
+    return int(np.diff(plan.offsets).max())
 
 
 def _packed(
-    rows: Sequence[tuple[Sequence[Piece], np.ndarray]], number: int, length: int, vocabulary: Vocabulary
+    rows: Sequence[tuple[Sequence[Piece], np.ndarray]], shape: tuple[int, int], length: int, vocabulary: Vocabulary
 ) -> PairBatch:
-    """rows: the pieces of each, and the reference's log-probabilities of their store's documents."""
-    batch = pack([pieces for pieces, _ in rows], number, length, vocabulary)
-    shape = (number, max((len(pieces) for pieces, _ in rows), default=0))
+    """rows: the pieces of each, and the reference's log-probabilities of their store's documents.
+
+    shape: of `documents`, the same on all ranks.
+    """
+    batch = pack([pieces for pieces, _ in rows], shape[0], length, vocabulary)
     documents, reference = np.full(shape, -1, np.int64), np.zeros(shape)
     for row, (pieces, values) in enumerate(rows):
         documents[row, : len(pieces)] = [document for _, document, _, _ in pieces]

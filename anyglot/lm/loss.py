@@ -48,7 +48,9 @@ class BlockwiseCrossEntropy(nn.Module):
         """
         hidden, labels, weights = hidden.flatten(0, -2), labels.flatten(), weights.flatten().float()
         counted = weights.nonzero().squeeze(1)
-        heads = [self.weight] if self.new_rows is None else [self.weight, self.new_rows]
+        heads: list[Tensor] = [self.weight] if self.new_rows is None else [self.weight, self.new_rows]
+        if not torch.is_grad_enabled():  # which an autograd function does not see
+            heads = [head.detach() for head in heads]
         rows = self.rows or block_rows(sum(head.shape[0] for head in heads), hidden.device.type)
         total, counted_nll = _BlockwiseLoss.apply(
             hidden[counted], labels[counted], weights[counted], self.z_loss, rows, *heads

@@ -1,6 +1,6 @@
 """The decoder-only model over the token stream: any Hugging Face causal LM, seen as hidden states and a head."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,10 +173,23 @@ class LanguageModel(nn.Module):
         return next(self.parameters()).device
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor, labels: Tensor, weights: Tensor
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        document_ids: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+        reweigh: Callable[[Tensor], Tensor] | None = None,
     ) -> TokenLoss:
-        """Loss of a packed batch; every argument is `[rows, length]`, labels already shifted."""
+        """Loss of a packed batch; every tensor is `[rows, length]`, labels already shifted.
+
+        reweigh: makes the weights of the loss, of any sign, of the nats of the labels that `weights` counts: what is a
+        function of the model's log-probabilities has the gradient of a cross-entropy with weights of its own.
+        """
         hidden = self.attention.hidden_states(self.model, input_ids, position_ids, document_ids)
+        if reweigh is not None:
+            with torch.no_grad():
+                weights = reweigh(self.loss(hidden, labels, weights).nll.view(labels.shape))
         return self.loss(hidden, labels, weights)
 
 

@@ -6,17 +6,18 @@ and resumed is the run that was never killed.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from rich.console import Console
 from torch import Tensor
 
 from anyglot.config import to_mapping, typed
-from anyglot.data.batches import BatchesConfig, PackedBatch, open_batches, single_pass
+from anyglot.data.batches import BatchesConfig, PackedBatch
 from anyglot.data.mixture import Mixture
 from anyglot.data.shards import TokenStore
 from anyglot.errors import AnyglotError, ConfigError
@@ -35,6 +36,7 @@ from anyglot.train.export import check_tokenizers, export
 from anyglot.train.failed import NotFiniteError, keep
 from anyglot.train.log import TrainingLog
 from anyglot.train.meter import GroupSums, Meter
+from anyglot.train.objective import NEXT_TOKENS, NextTokens
 from anyglot.train.optimizers import set_learning_rates
 from anyglot.train.samples import show_samples
 from anyglot.train.schedule import ScheduleConfig, factor, steps_within
@@ -61,7 +63,8 @@ class PretrainConfig:
     micro_rows: rows that a process computes at once, 0 for all of its share.
     attention: what computes it: "sdpa", "flex", "flash", or "auto" for flash where it works, else sdpa.
     sequence_parallel: how many processes share a row, each with a part of its places; 1 for whole rows.
-    steps: how many, unless minutes > 0 gives a time budget; then they are fixed once the speed has been measured.
+    steps: how many, unless data.stores have epochs, or minutes > 0 gives a time budget; then they are fixed once the
+    speed has been measured.
     """
 
     stage: str
@@ -98,10 +101,10 @@ class PretrainConfig:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.engine.new_rows_learning_rate and not self.new_rows.after:
             raise ConfigError("engine.new_rows_learning_rate is for the rows of new_rows; set new_rows.after")
-        if self.samples and (self.engine.zero_stage == 3 or TEXT not in self.tokenizers):
-            raise ConfigError(
-                "samples needs tokenizers.text, and engine.zero_stage below 3, which leaves weights whole"
-            )
+        if self.minutes and any(share.epochs for share in self.data.stores.values()):
+            raise ConfigError("minutes and data.stores.*.epochs both say how long the run is; set one of them")
+        if self.samples and self.engine.zero_stage == 3:
+            raise ConfigError("samples needs engine.zero_stage below 3, which leaves weights whole")
 
 
 def run(mapping: dict[str, Any], where: str) -> None:
@@ -113,18 +116,20 @@ def run(mapping: dict[str, Any], where: str) -> None:
         pretrain(config, rank, world)
 
 
-def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
+def pretrain(config: PretrainConfig, rank: int, world: int, objective: NextTokens = NEXT_TOKENS) -> None:
     """One run, from its newest checkpoint or from the start, to its exported model."""
     out, device = Path(config.out), local_device()
     dtype = compute_dtype(config.precision, device)
-    batches = open_batches(config.data)
+    batches = objective.open(config.data)
     vocabulary = batches.mixture.vocabulary
     heldout = {name: TokenStore(path, vocabulary) for name, path in config.heldout.items()}
     check_tokenizers(vocabulary, config.tokenizers)
+    if config.samples and TEXT not in config.tokenizers:
+        raise ConfigError("samples needs tokenizers.text")
 
     # ------------------------------------------------------------------ where an earlier run stopped
     stage = config.engine.zero_stage
-    found = _by_rank_0(lambda: checkpoints.newest(out / "checkpoints", world, stage))
+    found = by_rank_0(lambda: checkpoints.newest(out / "checkpoints", world, stage))
     state = found.state if found else RunState(fingerprint=batches.fingerprint)
     if state.fingerprint != batches.fingerprint:
         raise ConfigError(
@@ -132,7 +137,7 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
             f"{batches.fingerprint}; give this run another `out`, or delete the old one"
         )
     if not config.minutes:
-        state.steps = config.steps
+        state.steps = batches.steps or config.steps
     batches.mixture.require(state.steps * config.data.rows)
 
     # ------------------------------------------------------------------ model and engine
@@ -149,6 +154,7 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
     flops = flops_per_token(language_model.model, config.data.length)
     micro_rows = _micro_rows(config, world // config.sequence_parallel)
     engine = build_engine(language_model, config.engine, micro_rows, dtype, bool(found and found.universal))
+    objective.prepare(engine, config, list(heldout.values()), micro_rows, rank, world)
     if found:
         checkpoints.load(engine, found)
     if config.samples and rank == 0:
@@ -158,6 +164,7 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
     meter = Meter(vocabulary, config.modality_weights, flops, matmul_flops(dtype, device), device)
     if rank == 0:
         write_json(out / "config.json", to_mapping(config))
+        Console(stderr=True).print(batches.mixture.tree(state.steps * config.data.rows))
 
     # ------------------------------------------------------------------ the loop
     neighbours = config.sequence_parallel  # they have the same rows
@@ -170,7 +177,7 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
             set_learning_rates(engine.optimizer, config.engine, share)
             torch.manual_seed((config.seed * 1_000_003 + state.step) * 4096 + rank)
             try:
-                train_step(engine, next(stream), micro_rows, meter, state.step)
+                train_step(engine, next(stream), micro_rows, meter, state.step, objective)
             except NotFiniteError as error:
                 raise keep(error, out, state.step, vocabulary) from error
 
@@ -181,13 +188,14 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
             last = state.step == state.steps
             log.advance(state.step, state.steps)
             if state.step % config.log_every == 0 or last:
-                measured = meter.scalars() | {"learning_rate": config.engine.learning_rate * share}
+                measured = meter.scalars() | objective.scalars()
+                measured["learning_rate"] = config.engine.learning_rate * share
                 if config.engine.optimizer == "muon":
                     del measured["gradient_norm"]  # ZeRO would tell that of Muon's steps
                 log.scalars(state.step, state.steps, measured)
             if state.step % config.evaluate_every == 0 or last:
                 for name, store in heldout.items():
-                    measured = evaluate(engine, store, config, micro_rows, rank, world)
+                    measured = evaluate(engine, store, config, micro_rows, rank, world, objective)
                     log.scalars(state.step, state.steps, {f"heldout/{name}/{key}": v for key, v in measured.items()})
                 if config.samples and rank == 0:
                     show_samples(log, state.step, writer, config.samples)
@@ -201,23 +209,23 @@ def pretrain(config: PretrainConfig, rank: int, world: int) -> None:
         write_json(out / "done.json", {"steps": state.steps, "seconds": round(state.seconds, 1), "world": world})
 
 
-def train_step(engine: Any, batch: PackedBatch, micro_rows: int, meter: Meter, step: int) -> None:
+def train_step(
+    engine: Any, batch: PackedBatch, micro_rows: int, meter: Meter, step: int, objective: NextTokens = NEXT_TOKENS
+) -> None:
     """One optimiser step on this rank's share of a global batch; its loss is the weighted mean over the global batch.
 
     Raises NotFiniteError if the loss or the gradient is not finite: DeepSpeed would skip the step in silence, or at
     ZeRO stage 0 spoil the weights.
     """
     meter.begin()
-    tensors = _tensors(batch, engine.device)
+    tensors = tensors_of(batch, engine.device)
     weights = meter.weighted(tensors["labels"], tensors["weights"])
     global_weight = weights.sum(dtype=torch.float64)
     dist.all_reduce(global_weight)
     scale = loss_scale(engine) / max(global_weight.item(), 1e-9)
     total, losses = torch.zeros((), dtype=torch.float64, device=engine.device), []
-    for micro in _micro_batches(tensors | {"weighted": weights}, micro_rows):
-        loss = engine(
-            micro["input_ids"], micro["position_ids"], micro["document_ids"], micro["labels"], micro["weighted"]
-        )
+    for micro in micro_batches(tensors | {"weighted": weights}, micro_rows):
+        loss = objective.loss(engine, micro)
         engine.backward(loss.total * scale, scale_wrt_gas=False)
         total += loss.total.detach()
         losses.append(loss.nll.view_as(micro["labels"]))
@@ -236,29 +244,35 @@ def train_step(engine: Any, batch: PackedBatch, micro_rows: int, meter: Meter, s
 
 @torch.no_grad()
 def evaluate(
-    engine: Any, store: TokenStore, config: PretrainConfig, micro_rows: int, rank: int, world: int
+    engine: Any,
+    store: TokenStore,
+    config: PretrainConfig,
+    micro_rows: int,
+    rank: int,
+    world: int,
+    objective: NextTokens = NEXT_TOKENS,
 ) -> dict[str, float]:
     """Bits per id of each group of ids, over a store's first `evaluate_batches` batches. Every rank calls it."""
+    objective = objective.anew()
     engine.eval()
     sums = GroupSums(store.vocabulary, engine.device)
     place = rank // config.sequence_parallel, world // config.sequence_parallel
-    batches = single_pass(store, config.data.length, config.data.rows, *place, config.evaluate_batches)
+    batches = objective.single_pass(store, config.data, *place, config.evaluate_batches)
     for batch in parts(batches, engine.module.attention.shared):
-        for micro in _micro_batches(_tensors(batch, engine.device), micro_rows):
-            loss = engine(
-                micro["input_ids"], micro["position_ids"], micro["document_ids"], micro["labels"], micro["weights"]
-            )
+        for micro in micro_batches(tensors_of(batch, engine.device), micro_rows):
+            loss = objective.loss(engine, micro | {"weighted": micro["weights"]})
             sums.add(micro["labels"], loss.nll, micro["weights"])
     engine.train()
-    return sums.bits()
+    return objective.scalars() | sums.bits()
 
 
-def _tensors(batch: PackedBatch, device: torch.device) -> dict[str, Tensor]:
-    names = ("input_ids", "position_ids", "document_ids", "labels", "weights")
-    return {name: torch.from_numpy(getattr(batch, name)).to(device) for name in names}
+def tensors_of(batch: PackedBatch, device: torch.device) -> dict[str, Tensor]:
+    """The arrays of a batch by their names."""
+    return {field.name: torch.from_numpy(getattr(batch, field.name)).to(device) for field in fields(batch)}
 
 
-def _micro_batches(tensors: dict[str, Tensor], rows: int) -> Iterator[dict[str, Tensor]]:
+def micro_batches(tensors: dict[str, Tensor], rows: int) -> Iterator[dict[str, Tensor]]:
+    """A batch in pieces of at most `rows` rows."""
     for start in range(0, len(tensors["labels"]), rows):
         yield {name: tensor[start : start + rows] for name, tensor in tensors.items()}
 
@@ -276,11 +290,11 @@ def _fix_steps(config: PretrainConfig, state: RunState, mixture: Mixture) -> Non
         state.warm_seconds = state.seconds
     if state.step == CALIBRATED:
         per_step = (state.seconds - state.warm_seconds) / (CALIBRATED - WARM)
-        state.steps = _by_rank_0(lambda: steps_within(config.minutes, state.seconds, state.step, per_step))
+        state.steps = by_rank_0(lambda: steps_within(config.minutes, state.seconds, state.step, per_step))
         mixture.require(state.steps * config.data.rows)
 
 
-def _by_rank_0(compute: Callable[[], T]) -> T:
+def by_rank_0(compute: Callable[[], T]) -> T:
     """What rank 0 computes, on every rank; what it raises, too."""
     box: list[Any] = [None]
     if dist.get_rank() == 0:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from anyglot.lm.loss import BlockwiseCrossEntropy
+from anyglot.lm.loss import BlockwiseCrossEntropy, _BlockwiseLoss
 
 
 def reference(hidden, weight, labels, weights, z_loss):
@@ -62,7 +62,7 @@ def test_shapes_of_a_packed_batch_are_flattened():
 MEMORY_PROBE = """
 import resource, torch
 from torch import nn
-from anyglot.lm.loss import BlockwiseCrossEntropy
+from anyglot.lm.loss import BlockwiseCrossEntropy, _BlockwiseLoss
 torch.set_num_threads(1)
 weight = nn.Parameter(torch.randn(300_000, 256) / 16)
 hidden = torch.randn(8192, 256, requires_grad=True)
@@ -81,3 +81,19 @@ def test_memory_at_300k_ids_and_8192_tokens_stays_under_1_gb():
     assert resource.RLIMIT_AS  # a Unix
     output = subprocess.run([sys.executable, "-c", MEMORY_PROBE], capture_output=True, text=True, check=True).stdout
     assert int(output) < 1e9, f"extra peak {int(output) / 1e6:.0f} MB"
+
+
+def test_where_no_gradient_is_wanted_none_is_computed(monkeypatch):
+    asked = []
+
+    def apply(*arguments, real=_BlockwiseLoss.apply):
+        asked.append(any(isinstance(one, torch.Tensor) and one.requires_grad for one in arguments))
+        return real(*arguments)
+
+    monkeypatch.setattr(_BlockwiseLoss, "apply", apply)
+    hidden, labels = torch.randn(5, 8, requires_grad=True), torch.randint(20, (5,))
+    loss = BlockwiseCrossEntropy(nn.Parameter(torch.randn(20, 8)))
+    with torch.no_grad():
+        nll = loss(hidden, labels, torch.ones(5)).nll
+    assert torch.equal(loss(hidden, labels, torch.ones(5)).nll, nll)
+    assert asked == [False, True]

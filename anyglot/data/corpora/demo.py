@@ -7,6 +7,7 @@ Written below the output folder:
     paired.jsonl                        of these, the first training names that are spoken
     shuffled.jsonl                      the same names, each with the picture of the next
     chat.jsonl                          the same as conversations: asked to draw, to say, to name a picture or a sound
+    preference.jsonl                    the same asked to draw or to say, with the right answer and a wrong one
     images.jsonl, speech.jsonl          one document per picture (skin-tone variants too), per recording
     text.jsonl                          one document per paragraph
     log.jsonl                           how far it is
@@ -93,6 +94,7 @@ def run(mapping: dict[str, Any], out: Path, where: str) -> None:
         "paired": _write(out / "paired.jsonl", tasks.aligned(known)),
         "shuffled": _write(out / "shuffled.jsonl", tasks.shuffled(known)),
         "chat": _write(out / "chat.jsonl", tasks.chats(known)),
+        "preference": _write(out / "preference.jsonl", tasks.preferences(known)),
         "text": _write(out / "text.jsonl", _text_documents(config)),
     }
     write_json(record, {**described, "counts": counts})

@@ -1,4 +1,5 @@
-"""What the language model is taught about names: the aligned parts, a shuffled control, and questions with answers."""
+"""What the language model is taught about names: the aligned parts, a shuffled control, questions with answers, and
+which of two answers is the better one."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -39,3 +40,15 @@ def chats(names: Sequence[Name]) -> Iterator[dict[str, Any]]:
         ):
             turns = [{"role": "user", "content": question}, {"role": "assistant", "content": [answer]}]
             yield {"id": f"{name.stem}#{kind}", "split": "train", "messages": turns}
+
+
+def preferences(names: Sequence[Name]) -> Iterator[dict[str, Any]]:
+    """Two questions about each name: to draw and to say it. Rejected is what the next name looks or sounds like."""
+    if len(names) < 2:
+        return
+    for name, other in zip(names, [*names[1:], *names[:1]], strict=True):
+        for verb, modality in (("draw", "image"), ("say", "speech")):
+            prompt = [{"role": "user", "content": [{"type": "text", "text": f"{verb} {name.text}"}]}]
+            answers = ([{"role": "assistant", "content": [part(each, modality)]}] for each in (name, other))
+            record = {"id": f"{name.stem}#{verb}", "split": "train", "prompt": prompt}
+            yield record | dict(zip(("chosen", "rejected"), answers, strict=True))

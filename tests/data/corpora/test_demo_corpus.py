@@ -108,7 +108,8 @@ def test_the_corpus_is_built_whole_and_reused(few_assets, capsys):
     assert known  # or what follows says nothing
     assert documents(out / "paired.jsonl") == {name: emoji[name] for name in known}
     files = {"emoji": 4, "images": 5, "speech": 2, "text": 1}
-    assert counts == files | {"paired": len(known), "shuffled": len(known), "chat": 4 * len(known)}
+    tasks = {"paired": len(known), "shuffled": len(known), "chat": 4 * len(known)}
+    assert counts == files | tasks | {"preference": 2 * len(known) if len(known) > 1 else 0}
 
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert (log[-1]["step"], log[-1]["steps"]) == (7, 7)  # 5 pictures, 2 spoken names

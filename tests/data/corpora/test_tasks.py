@@ -39,3 +39,17 @@ def test_chats_are_documents_whose_answer_is_the_wanted_part(tmp_path):
         words = " ".join(part.text or "" for part in user.parts)
         assert (stem.replace("_", " ") in words) == (answered_with != "text")  # no question gives its answer away
         assert all(stem in str(part.path) for part in [*user.parts, *assistant.parts] if part.path)
+
+
+def test_what_is_rejected_is_another_name_s(tmp_path):
+    items = list(tasks.preferences(NAMES))
+    assert len({item["id"] for item in items}) == len(items) == 2 * len(NAMES)
+    for item in items:
+        document = parse_record(item, files_below(tmp_path), "here")
+        assert document.turns[0] == document.rejected[0]
+        stem, kind = item["id"].split("#")
+        chosen, rejected = (turns[1].parts[0] for turns in (document.turns, document.rejected))
+        assert chosen.type == rejected.type == WANTED[kind][1]
+        assert chosen.path.stem == stem != rejected.path.stem
+        assert rejected.path.stem in {name.stem for name in NAMES}
+    assert not list(tasks.preferences(NAMES[:1]))
