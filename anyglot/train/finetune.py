@@ -11,7 +11,7 @@ from typing import Any
 from anyglot.config import typed
 from anyglot.data.checkpoint import read_checkpoint
 from anyglot.errors import ConfigError
-from anyglot.lm.vocabulary import Vocabulary
+from anyglot.lm.vocabulary import TEXT, Vocabulary
 from anyglot.train.engine import EngineConfig, process_group
 from anyglot.train.objective import NextTokens
 from anyglot.train.pretrain import PretrainConfig, pretrain
@@ -34,10 +34,11 @@ class FinetuneConfig(PretrainConfig):
     steps: int = 0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.tokenizers or self.model.pretrained:
             given = "tokenizers" if self.tokenizers else "model.pretrained"
             raise ConfigError(f"{given}: the run begins from `checkpoint`, which brings its own; leave it out")
+        self.tokenizers = {TEXT: self.checkpoint}  # until `begin_from` knows where they lie
+        super().__post_init__()
         if self.codebook_embeddings:
             raise ConfigError("codebook_embeddings is for models that begin untrained; leave it out")
         lengths = [any(share.epochs for share in self.data.stores.values()), self.steps > 0, self.minutes > 0]

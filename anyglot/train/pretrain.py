@@ -103,8 +103,10 @@ class PretrainConfig:
             raise ConfigError("engine.new_rows_learning_rate is for the rows of new_rows; set new_rows.after")
         if self.minutes and any(share.epochs for share in self.data.stores.values()):
             raise ConfigError("minutes and data.stores.*.epochs both say how long the run is; set one of them")
-        if self.samples and self.engine.zero_stage == 3:
-            raise ConfigError("samples needs engine.zero_stage below 3, which leaves weights whole")
+        if self.samples and (self.engine.zero_stage == 3 or TEXT not in self.tokenizers):
+            raise ConfigError(
+                "samples needs tokenizers.text, and engine.zero_stage below 3, which leaves weights whole"
+            )
 
 
 def run(mapping: dict[str, Any], where: str) -> None:
@@ -124,8 +126,6 @@ def pretrain(config: PretrainConfig, rank: int, world: int, objective: NextToken
     vocabulary = batches.mixture.vocabulary
     heldout = {name: TokenStore(path, vocabulary) for name, path in config.heldout.items()}
     check_tokenizers(vocabulary, config.tokenizers)
-    if config.samples and TEXT not in config.tokenizers:
-        raise ConfigError("samples needs tokenizers.text")
 
     # ------------------------------------------------------------------ where an earlier run stopped
     stage = config.engine.zero_stage

@@ -125,7 +125,7 @@ def test_one_thing_says_how_long(checkpoint, tokens):
     config["data"]["stores"]["all"]["epochs"] = 0
     with pytest.raises(ConfigError, match="0 of them are set"):
         typed(FinetuneConfig, config)
-    assert typed(FinetuneConfig, config | {"steps": 3}).engine.learning_rate == 1e-2
+    assert typed(FinetuneConfig, config | {"steps": 3, "samples": ["cat"]}).engine.learning_rate == 1e-2
     del config["engine"]
     assert typed(FinetuneConfig, config | {"steps": 3}).engine.learning_rate == 2e-5
 
