@@ -129,6 +129,7 @@ def build_engine(
     Raises ConfigError if DeepSpeed refuses `config.deepspeed`.
     """
     import deepspeed
+    from torch.distributed import distributed_c10d
 
     optimizer = build_optimizer(module, config)
     # ZeRO has taken Muon's steps before it takes the norm: clipping would scale these.
@@ -160,6 +161,8 @@ def build_engine(
             raise
         reason = "; ".join(line.strip() for line in str(error).splitlines()[:3])
         raise ConfigError(f"engine.deepspeed: DeepSpeed refuses it: {reason}") from error
+    for group in distributed_c10d._world.pg_map:  # those that DeepSpeed has made wait for torch's own time
+        distributed_c10d._set_pg_timeout(timedelta(minutes=config.timeout_minutes), group)
     return engine
 
 
