@@ -105,6 +105,11 @@ def make_plan(
     """
     if not 0 < utilisation <= 1:
         raise ConfigError(f"--utilisation is {utilisation}; it is a share of the peak, above 0 and at most 1")
+    if config.sequence_parallel > 1:
+        raise ConfigError(
+            f"plan does not know shared rows; plan data.length={config.data.length // config.sequence_parallel} with "
+            "sequence_parallel=1, which takes as much for each rank"
+        )
     run = Footprint(config, vocabulary or _vocabulary_size(config))
     own = Setting(
         config.engine.zero_stage,
