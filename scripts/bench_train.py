@@ -107,20 +107,22 @@ def ours(model, batches, arguments, steps):
     from anyglot.train.engine import EngineConfig, build_engine, process_group
     from anyglot.train.meter import Meter
     from anyglot.train.pretrain import train_step
+    from anyglot.train.weighting import LossWeights
 
     dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
     with process_group():
         attention, _ = choose_attention("auto", model, torch.device("cpu"), dtype)
         language_model = LanguageModel(model, attention=attention)
         engine = build_engine(language_model, EngineConfig(zero_stage=1), arguments.batch, dtype)
-        meter = Meter(batches.mixture.vocabulary, {}, 1.0, 1.0, torch.device("cpu"))
+        vocabulary, device = batches.mixture.vocabulary, torch.device("cpu")
+        meter, loss_weights = Meter(vocabulary, 1.0, 1.0, device), LossWeights(vocabulary, {}, "token", device)
         stream = batches.iterate()
         places = useful = 0
         for step in range(steps):
             if step == WARMUP:
                 began = time.perf_counter()
             batch = next(stream)
-            train_step(engine, batch, arguments.batch, meter, step)
+            train_step(engine, batch, arguments.batch, loss_weights, meter, step)
             if step >= WARMUP:
                 places, useful = places + batch.input_ids.size, useful + batch.tokens
         return time.perf_counter() - began, places, useful

@@ -73,7 +73,7 @@ def beam_search(
     scores = torch.zeros(rows, 1, device=device)
     for level in range(rules.levels):
         low, high = rules.symbols[level]
-        logits = (hidden @ decoder.head[low:high].T).float()  # [rows, beams, size]
+        logits = decoder.logits(hidden, low, high).float()  # [rows, beams, size]
         among = _mask([catalogue] * rows, prefixes, logits)
         likely = logits.masked_fill(~among, -torch.inf).log_softmax(-1).nan_to_num(-torch.inf, neginf=-torch.inf)
         total = (scores[:, :, None] + likely).masked_fill(~_mask(tries, prefixes, logits), -torch.inf)

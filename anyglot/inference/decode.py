@@ -11,7 +11,9 @@ from anyglot.errors import AnyglotError
 from anyglot.inference.cache import KeyValueCache, padded_prompts
 from anyglot.inference.sampling import SamplingConfig, sample
 from anyglot.inference.trie import Trie
+from anyglot.lm.architectures import softcap_of
 from anyglot.lm.automaton import CODES, HEADER, Automaton, Ranges, Rules, State, joined
+from anyglot.lm.loss import cap_
 from anyglot.lm.streams import CLOSE
 from anyglot.lm.vocabulary import ROLES, TEXT
 
@@ -72,6 +74,7 @@ class Decoder:
         self.default = default or SamplingConfig()
         self.catalogues = dict(catalogues or {})
         self.head = model.get_output_embeddings().weight  # [vocabulary, hidden]
+        self.softcap = softcap_of(model.config)
         self.limit = int(model.config.max_position_embeddings)
         self.shortest = {rules.opener: _shortest(rules) for rules in automaton.rules}  # ids of a whole span
 
@@ -141,6 +144,10 @@ class Decoder:
         cache.advance(new)
         return hidden[:, -1]
 
+    def logits(self, hidden: Tensor, low: int, high: int) -> Tensor:
+        """Logits `[..., high - low]` of the ids from `low` below `high` after hidden states `[..., hidden]`."""
+        return cap_(hidden @ self.head[low:high].T, self.softcap)
+
     def _choose(self, rows: Sequence[_Row], hidden: Tensor) -> list[int]:
         """The next id of every row. The head is evaluated only on the ids that may come next."""
         chosen = [0] * len(rows)
@@ -154,7 +161,7 @@ class Decoder:
                 groups.setdefault((ranges, modality), []).append(index)
         for (ranges, modality), members in groups.items():
             config = self.sampling.get(modality, self.default)
-            logits = torch.cat([hidden[members] @ self.head[low:high].T for low, high in ranges], 1)
+            logits = torch.cat([self.logits(hidden[members], low, high) for low, high in ranges], 1)
             noise = torch.stack([torch.rand(logits.shape[1], generator=rows[m].generator) for m in members])
             picks = sample(logits, config, noise.clamp(1e-20, 1 - 1e-7).to(logits.device)).tolist()
             for index, pick in zip(members, picks, strict=True):

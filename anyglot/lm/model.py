@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anyglot.errors import ConfigError
+from anyglot.lm.architectures import ADDED, causal_lm, check_logits, softcap_of
 from anyglot.lm.attention import Attention
 from anyglot.lm.loss import BlockwiseCrossEntropy, TokenLoss
 from anyglot.lm.vocabulary import Vocabulary
@@ -18,13 +19,16 @@ OWN = 0.3  # share of the variance of a code's first embedding that is not its c
 
 @dataclass
 class ModelConfig:
-    """A Qwen3 model (RMSNorm, RoPE, QK-norm, SwiGLU, grouped-query attention), trained from scratch.
+    """A model (RMSNorm, RoPE, QK-norm, SwiGLU, grouped-query attention), trained from scratch.
 
     hidden: width. intermediate: width inside the feed-forward layer, 0 for 8/3 of `hidden` rounded up to 64.
     dropout: of embeddings and of what each attention and feed-forward layer adds; a checkpoint does not keep it.
+    qk_norm, norm, logit_softcap: switches that keep training stable; they choose the architecture (`architectures.py`),
+        as they are here Qwen3. qk_norm: queries and keys are normalised. norm: where layers normalise, what they read
+        ("pre"), what they give ("post") or both ("sandwich"). logit_softcap: c bends logits to c tanh(logit / c).
     tie: the output head is the embedding. pad_vocabulary_to: round the number of rows up to a multiple.
-    pretrained: a Hugging Face checkpoint directory to start from instead; the shape fields are then unused, and dropout
-        is refused.
+    pretrained: a Hugging Face checkpoint directory to start from instead; the shape fields are then unused, dropout
+        and the switches are refused.
     """
 
     hidden: int = 256
@@ -36,6 +40,9 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     attention_dropout: float = 0.0
     dropout: float = 0.0
+    qk_norm: bool = True
+    norm: str = "pre"
+    logit_softcap: float = 0.0
     tie: bool = True
     pad_vocabulary_to: int = 64
     pretrained: str = ""
@@ -51,11 +58,17 @@ def build_model(config: ModelConfig, vocabulary_size: int, seed: int = 0) -> Any
                 "model.dropout and model.attention_dropout are of models from scratch; set both to 0, or in the "
                 f"config.json of model.pretrained ({config.pretrained}) what its architecture calls them"
             )
+        if not config.qk_norm or config.norm != "pre" or config.logit_softcap:
+            raise ConfigError(
+                "model.qk_norm, model.norm and model.logit_softcap are of models from scratch, and settled by "
+                f"model.pretrained ({config.pretrained}); leave them out"
+            )
         if not Path(config.pretrained, "config.json").is_file():
             raise ConfigError(
                 f"model.pretrained: {config.pretrained} holds no config.json; give a checkpoint directory"
             )
         model = transformers.AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32)
+        check_logits(model, f"model.pretrained: {config.pretrained}")
         if model.get_input_embeddings().weight.shape[0] < vocabulary_size:
             raise ConfigError(
                 f"model.pretrained: {config.pretrained} has {model.get_input_embeddings().weight.shape[0]} rows, "
@@ -70,34 +83,19 @@ def build_model(config: ModelConfig, vocabulary_size: int, seed: int = 0) -> Any
             f"and that of model.key_value_heads {config.key_value_heads}"
         )
     rows = -(-vocabulary_size // config.pad_vocabulary_to) * config.pad_vocabulary_to
-    architecture = transformers.Qwen3Config(
-        vocab_size=rows,
-        hidden_size=config.hidden,
-        intermediate_size=config.intermediate or -(-config.hidden * 8 // 3 // 64) * 64,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.key_value_heads,
-        head_dim=config.hidden // config.heads,
-        max_position_embeddings=config.max_length,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-        attention_dropout=config.attention_dropout,
-        tie_word_embeddings=config.tie,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = transformers.Qwen3ForCausalLM(architecture)
+        model = causal_lm(config, rows)
     model.tie_weights()  # which is left out where weights are not drawn, see `drawn_by_first_rank`
     if config.dropout:
-        for module in (model.model.embed_tokens, *(part for b in model.model.layers for part in (b.self_attn, b.mlp))):
+        added = [getattr(block, name) for block in model.model.layers for name in ADDED[config.norm]]
+        for module in (model.model.embed_tokens, *added):
             module.register_forward_hook(_Dropout(config.dropout))
     return model
 
 
 class _Dropout:
-    """A hook that drops from what a layer gives in training: a Qwen3 model has no dropout but that of attention."""
+    """A hook that drops from what a layer gives in training: these models have no dropout but that of attention."""
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -164,7 +162,10 @@ class LanguageModel(nn.Module):
         head = model.get_output_embeddings()
         split = hasattr(head, "old_rows")  # by `rows.py`
         self.loss = BlockwiseCrossEntropy(
-            head.old_rows if split else head.weight, z_loss, new_rows=head.new_rows if split else None
+            head.old_rows if split else head.weight,
+            z_loss,
+            new_rows=head.new_rows if split else None,
+            softcap=softcap_of(model.config),
         )
 
     @property

@@ -1,14 +1,13 @@
-"""What a language model run measures: bits per id of each modality, speed, padding, gradient norm, code usage."""
+"""What a language model run measures: bits per id of each modality and level, speed, padding, code usage, stability."""
 
 import time
-from collections.abc import Mapping
 from math import log
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from anyglot.errors import ConfigError
+from anyglot.lm.loss import TokenLoss
 from anyglot.lm.vocabulary import TEXT, Vocabulary
 
 STRUCTURE = "structure"  # openers, headers, closers and the ids around turns and documents
@@ -30,54 +29,55 @@ def token_groups(vocabulary: Vocabulary) -> tuple[Tensor, list[str]]:
 
 
 class GroupSums:
-    """Sums of nats and of ids per group, over steps and ranks."""
+    """Sums of a quantity of the ids and of their number, per group and level, over steps and ranks."""
 
     def __init__(self, vocabulary: Vocabulary, device: torch.device) -> None:
         groups, self.names = token_groups(vocabulary)
-        self.groups = groups.to(device)
-        self.sums = torch.zeros(2, len(self.names), dtype=torch.float64, device=device)
+        levels = torch.from_numpy(vocabulary.lookup.level).long().clamp(min=0)
+        self.levels = {m.spec.modality: len(m.levels) for m in vocabulary.modalities if len(m.levels) > 1}
+        self.width = int(levels.max()) + 1
+        self.cells = (groups * self.width + levels).to(device)
+        self.sums = torch.zeros(2, len(self.names) * self.width, dtype=torch.float64, device=device)
 
-    def add(self, labels: Tensor, nll: Tensor, weights: Tensor) -> None:
-        """Count ids of weight above 0: labels and weights `[rows, length]`, nll `[rows * length]` in nats."""
-        counted = weights.flatten() > 0
-        group = self.groups[labels.flatten()[counted]]
-        self.sums[0].index_add_(0, group, nll[counted].double())
-        self.sums[1].index_add_(0, group, torch.ones_like(group, dtype=torch.float64))
+    def add(self, labels: Tensor, values: Tensor, weights: Tensor) -> None:
+        """Count ids of weight above 0: labels and weights `[rows, length]`, values `[rows * length]`."""
+        counted = (weights.flatten() > 0).double()
+        cell = self.cells[labels.flatten().clamp(min=0)]
+        self.sums[0].index_add_(0, cell, values * counted)
+        self.sums[1].index_add_(0, cell, counted)
 
     def bits(self) -> dict[str, float]:
-        """Bits per id of every group that occurred, over all ranks; starts anew."""
+        """Bits per id, of nats, of every group that occurred and of its levels, over all ranks; starts anew."""
+        return {f"bits/{name}": total / count / log(2) for name, (total, count) in self._take().items()}
+
+    def shares(self) -> dict[str, float]:
+        """Every group's share of the sum over all, over all ranks; starts anew."""
+        totals = {name: total for name, (total, _) in self._take().items() if name in self.names}
+        return {name: total / max(sum(totals.values()), 1e-300) for name, total in totals.items()}
+
+    def _take(self) -> dict[str, tuple[float, float]]:
+        """Sum and count of what occurred: of a group by its name, of one of several levels as "speech.1"."""
         dist.all_reduce(self.sums)
-        nats, counts = self.sums.tolist()
+        table = self.sums.view(2, len(self.names), self.width).to("cpu", copy=True)
         self.sums.zero_()
-        return {
-            f"bits/{name}": total / count / log(2)
-            for name, total, count in zip(self.names, nats, counts, strict=True)
-            if count
-        }
+        found = {name: table[:, index].sum(1) for index, name in enumerate(self.names)}
+        for name, levels in self.levels.items():
+            found |= {f"{name}.{level}": table[:, self.names.index(name), level] for level in range(levels)}
+        return {name: (float(total), float(count)) for name, (total, count) in found.items() if count}
 
 
 class Meter:
     """Measures training steps on all ranks; `scalars` gives the means since it was last asked.
 
-    weights: loss weight by modality, as the config names them. flops_per_token: of the model, forward and backward.
-    peak: FLOPs per second that utilisation is quoted against.
+    flops_per_token: of the model, forward and backward. peak: FLOPs per second that utilisation is quoted against.
     """
 
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        weights: Mapping[str, float],
-        flops_per_token: float,
-        peak: float,
-        device: torch.device,
-    ) -> None:
-        self.sums = GroupSums(vocabulary, device)
-        for name in weights:
-            if name not in self.sums.names:
-                raise ConfigError(f"modality_weights.{name}: valid names are {', '.join(self.sums.names)}")
-        self.group_weights = torch.tensor([weights.get(name, 1.0) for name in self.sums.names], device=device)
+    def __init__(self, vocabulary: Vocabulary, flops_per_token: float, peak: float, device: torch.device) -> None:
+        self.sums, self.gradients = GroupSums(vocabulary, device), GroupSums(vocabulary, device)
         self.flops_per_token, self.peak = flops_per_token, peak
         self.seen = torch.zeros(vocabulary.size, dtype=torch.bool, device=device)
+        self.logits = torch.zeros(3, dtype=torch.float64, device=device)  # sums of rms ^ 2, log Z and 1 over targets
+        self.log_z_max = torch.zeros((), device=device)
         self.code_blocks = [block for block in vocabulary.blocks if block.kind == "codes"]
         self._restart()
 
@@ -85,13 +85,14 @@ class Meter:
         """A step begins: only what lies between `begin` and `step` counts as training time."""
         self.began = time.monotonic()
 
-    def weighted(self, labels: Tensor, weights: Tensor) -> Tensor:
-        """Loss weights `[rows, length]` times those of the labels' modalities."""
-        return weights * self.group_weights[self.sums.groups[labels.clamp(min=0)]]
-
-    def add(self, labels: Tensor, nll: Tensor, weights: Tensor) -> None:
-        """Count a micro-batch: labels and weights `[rows, length]`, nll `[rows * length]`."""
-        self.sums.add(labels, nll, weights)
+    def add(self, labels: Tensor, loss: TokenLoss, weights: Tensor) -> None:
+        """Count a micro-batch: labels and weights `[rows, length]`, and its loss."""
+        self.sums.add(labels, loss.nll, weights)
+        self.gradients.add(labels, loss.gradient_norm, weights)
+        counted = weights.flatten() > 0
+        sums = [(loss.logit_rms**2).sum(), loss.log_z.sum(), counted.sum()]
+        self.logits += torch.stack([total.double() for total in sums])
+        self.log_z_max = torch.maximum(self.log_z_max, loss.log_z.where(counted, -torch.inf).max())
         self.seen[labels[weights > 0]] = True
 
     def step(self, loss: float, gradient_norm: float, document_ids: Tensor) -> None:
@@ -106,11 +107,13 @@ class Meter:
     def scalars(self) -> dict[str, float]:
         """Means since the last call. Every rank calls it. utilisation: of `peak`, by all places, padding included."""
         counts = torch.tensor([self.places, self.tokens], dtype=torch.float64, device=self.seen.device)
+        counts = torch.cat([counts, self.logits])
         dist.all_reduce(counts)
+        dist.all_reduce(self.log_z_max, op=dist.ReduceOp.MAX)
         seen = self.seen.to(torch.int32)
         dist.all_reduce(seen, op=dist.ReduceOp.MAX)
         self.seen |= seen.bool()
-        places, tokens = counts.tolist()
+        places, tokens, squares, log_z, targets = counts.tolist()
         world = dist.get_world_size()
         values = {
             "loss": self.loss / self.steps,
@@ -118,14 +121,20 @@ class Meter:
             "tokens_per_second": tokens / self.seconds,
             "utilisation": places / self.seconds * self.flops_per_token / (self.peak * world),
             "padding": 1 - tokens / places,
+            "logit_rms": (squares / max(targets, 1)) ** 0.5,
+            "log_z": log_z / max(targets, 1),
+            "log_z_max": float(self.log_z_max),
         }
+        shares = {f"gradient_share/{name}": share for name, share in self.gradients.shares().items()}
         usage = {
             f"codes_seen/{block.name}": float(self.seen[block.start : block.end].float().mean())
             for block in self.code_blocks
         }
         self._restart()
-        return values | self.sums.bits() | usage
+        return values | self.sums.bits() | shares | usage
 
     def _restart(self) -> None:
         self.steps = self.places = self.tokens = 0
         self.loss = self.gradient_norm = self.seconds = 0.0
+        self.logits.zero_()
+        self.log_z_max.fill_(-torch.inf)

@@ -57,6 +57,8 @@ class PreferenceConfig(FinetuneConfig):
             raise ConfigError("beta must be above 0, label_smoothing in [0, 0.5) and nll_weight at least 0")
         if self.sequence_parallel > 1:
             raise ConfigError("sequence_parallel: an answer's log-probability needs whole rows; set it to 1")
+        if self.normalise != "token":
+            raise ConfigError("normalise: the loss is the mean over pairs; leave it out")
         for name in ("modality_weights", "z_loss"):
             if getattr(self, name):
                 raise ConfigError(f"{name}: an answer's log-probability counts every token once; leave it out")

@@ -42,6 +42,7 @@ from anyglot.train.samples import show_samples
 from anyglot.train.schedule import ScheduleConfig, factor, steps_within
 from anyglot.train.sequence import join, parts
 from anyglot.train.trainable import NewRowsConfig, build_trainable
+from anyglot.train.weighting import LossWeights
 
 T = TypeVar("T")
 WARM, CALIBRATED = 5, 20  # a time budget becomes a number of steps by the speed between these two
@@ -57,8 +58,9 @@ class PretrainConfig:
     new_rows: rows of ids that are parameters of their own; begun and added where `model.pretrained` lacks them.
     freeze: patterns of parameter names that are not trained, `!pattern` takes back (`trainable.py`).
     codebook_embeddings: begin the embeddings of new codes from their tokenizers' codebook vectors, so that like codes
-    begin alike. modality_weights: loss weight of a modality's codes ("structure": of the ids around them), 1 where not
-    named.
+    begin alike. modality_weights: loss weight of a modality's codes, of one of their levels ("speech.1") or of the ids
+    around them ("structure"), 1 where not named. normalise: what the loss is a mean of: "token", "sample" or "modality"
+    (`weighting.py`).
     samples: texts that the model is asked to draw, say, ... at each evaluation, for TensorBoard (not at ZeRO stage 3).
     micro_rows: rows that a process computes at once, 0 for all of its share.
     attention: what computes it: "sdpa", "flex", "flash", or "auto" for flash where it works, else sdpa.
@@ -79,6 +81,7 @@ class PretrainConfig:
     freeze: list[str] = field(default_factory=list)
     codebook_embeddings: bool = True
     modality_weights: dict[str, float] = field(default_factory=dict)
+    normalise: str = "token"
     samples: list[str] = field(default_factory=list)
     z_loss: float = 1e-4
     micro_rows: int = 0
@@ -103,6 +106,8 @@ class PretrainConfig:
             raise ConfigError("engine.new_rows_learning_rate is for the rows of new_rows; set new_rows.after")
         if self.minutes and any(share.epochs for share in self.data.stores.values()):
             raise ConfigError("minutes and data.stores.*.epochs both say how long the run is; set one of them")
+        if self.normalise == "sample" and self.sequence_parallel > 1:
+            raise ConfigError("normalise: sample takes documents in one piece; set sequence_parallel=1")
         if self.samples and (self.engine.zero_stage == 3 or TEXT not in self.tokenizers):
             raise ConfigError(
                 "samples needs tokenizers.text, and engine.zero_stage below 3, which leaves weights whole"
@@ -161,7 +166,8 @@ def pretrain(config: PretrainConfig, rank: int, world: int, objective: NextToken
         text = TextTokenizer.from_pretrained(config.tokenizers[TEXT])
         writer = Anyglot(engine.module.model, vocabulary, text, media)
         engine.train()
-    meter = Meter(vocabulary, config.modality_weights, flops, matmul_flops(dtype, device), device)
+    loss_weights = LossWeights(vocabulary, config.modality_weights, config.normalise, device)
+    meter = Meter(vocabulary, flops, matmul_flops(dtype, device), device)
     if rank == 0:
         write_json(out / "config.json", to_mapping(config))
         Console(stderr=True).print(batches.mixture.tree(state.steps * config.data.rows))
@@ -177,7 +183,7 @@ def pretrain(config: PretrainConfig, rank: int, world: int, objective: NextToken
             set_learning_rates(engine.optimizer, config.engine, share)
             torch.manual_seed((config.seed * 1_000_003 + state.step) * 4096 + rank)
             try:
-                train_step(engine, next(stream), micro_rows, meter, state.step, objective)
+                train_step(engine, next(stream), micro_rows, loss_weights, meter, state.step, objective)
             except NotFiniteError as error:
                 raise keep(error, out, state.step, vocabulary) from error
 
@@ -210,28 +216,32 @@ def pretrain(config: PretrainConfig, rank: int, world: int, objective: NextToken
 
 
 def train_step(
-    engine: Any, batch: PackedBatch, micro_rows: int, meter: Meter, step: int, objective: NextTokens = NEXT_TOKENS
+    engine: Any,
+    batch: PackedBatch,
+    micro_rows: int,
+    loss_weights: LossWeights,
+    meter: Meter,
+    step: int,
+    objective: NextTokens = NEXT_TOKENS,
 ) -> None:
-    """One optimiser step on this rank's share of a global batch; its loss is the weighted mean over the global batch.
+    """One optimiser step on this rank's share of a global batch; its loss is a weighted mean over the global batch.
 
     Raises NotFiniteError if the loss or the gradient is not finite: DeepSpeed would skip the step in silence, or at
     ZeRO stage 0 spoil the weights.
     """
     meter.begin()
     tensors = tensors_of(batch, engine.device)
-    weights = meter.weighted(tensors["labels"], tensors["weights"])
-    global_weight = weights.sum(dtype=torch.float64)
-    dist.all_reduce(global_weight)
-    scale = loss_scale(engine) / max(global_weight.item(), 1e-9)
+    weights, divisor = loss_weights(tensors["labels"], tensors["weights"], tensors["document_ids"])
+    scale = loss_scale(engine) / divisor
     total, losses = torch.zeros((), dtype=torch.float64, device=engine.device), []
     for micro in micro_batches(tensors | {"weighted": weights}, micro_rows):
         loss = objective.loss(engine, micro)
         engine.backward(loss.total * scale, scale_wrt_gas=False)
         total += loss.total.detach()
         losses.append(loss.nll.view_as(micro["labels"]))
-        meter.add(micro["labels"], loss.nll, micro["weights"])
+        meter.add(micro["labels"], loss, micro["weighted"])
     dist.all_reduce(total)
-    mean = total.item() / max(global_weight.item(), 1e-9)
+    mean = total.item() / divisor
     if not isfinite(mean):
         raise NotFiniteError(f"step {step}: the loss is {mean}; lower engine.learning_rate", tensors, torch.cat(losses))
     engine.step()

@@ -18,11 +18,12 @@ from anyglot.tokenizers.spec import Axis, CodeSpec
 LEVELS = (4, 5, 3)
 
 
-@pytest.fixture(scope="module")
-def decoder():
+@pytest.fixture(scope="module", params=[{}, {"norm": "sandwich", "logit_softcap": 2.0}], ids=["plain", "capped"])
+def decoder(request):
     specs = [(CodeSpec("image", (6,), (Axis("width", "fixed", 3),)), "i"), (CodeSpec("item", LEVELS, ()), "j")]
     vocabulary = Vocabulary.build(10, "t", specs)
-    model = build_model(ModelConfig(hidden=32, layers=2, heads=2, max_length=64), vocabulary.size, seed=1).eval()
+    shape = ModelConfig(hidden=32, layers=2, heads=2, max_length=64, **request.param)
+    model = build_model(shape, vocabulary.size, seed=1).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)  # sharper answers than a fresh model's

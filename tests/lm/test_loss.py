@@ -11,17 +11,20 @@ from torch import nn
 from anyglot.lm.loss import BlockwiseCrossEntropy, _BlockwiseLoss
 
 
-def reference(hidden, weight, labels, weights, z_loss):
+def reference(hidden, weight, labels, weights, z_loss, softcap=0.0):
     """The slow twin: all logits at once."""
     logits = hidden @ weight.T
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
     log_z = logits.logsumexp(-1)
     nll = torch.nn.functional.cross_entropy(logits, labels.clamp(min=0), reduction="none")
     return (weights * (nll + z_loss * log_z**2)).sum(), nll
 
 
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
 @pytest.mark.parametrize("z_loss", [0.0, 1e-2])
 @pytest.mark.parametrize("rows", [1, 3, 0])
-def test_equals_full_cross_entropy(z_loss, rows):
+def test_equals_full_cross_entropy(softcap, z_loss, rows):
     torch.manual_seed(0)
     hidden = torch.randn(11, 16, dtype=torch.float64, requires_grad=True)
     weight = nn.Parameter(torch.randn(97, 16, dtype=torch.float64))
@@ -29,10 +32,10 @@ def test_equals_full_cross_entropy(z_loss, rows):
     weights = torch.rand(11)
     weights[3:5] = 0
     labels[3] = -100
-    expected, expected_nll = reference(hidden, weight, labels, weights, z_loss)
+    expected, expected_nll = reference(hidden, weight, labels, weights, z_loss, softcap)
     expected_gradients = torch.autograd.grad(3 * expected, [hidden, weight])
 
-    loss = BlockwiseCrossEntropy(weight, z_loss, rows)(hidden, labels, weights)
+    loss = BlockwiseCrossEntropy(weight, z_loss, rows, softcap=softcap)(hidden, labels, weights)
     gradients = torch.autograd.grad(3 * loss.total, [hidden, weight])
 
     torch.testing.assert_close(loss.total.double(), expected, rtol=1e-5, atol=1e-6)
@@ -41,6 +44,24 @@ def test_equals_full_cross_entropy(z_loss, rows):
     assert (loss.nll[~counted] == 0).all()
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
+def test_what_monitors_are_told_is_what_full_logits_say(softcap):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(7, 16, requires_grad=True), nn.Parameter(torch.randn(97, 16))
+    labels, weights = torch.randint(97, (7,)), torch.rand(7)
+    weights[2] = 0
+    logits = hidden @ weight.T
+    logits = softcap * torch.tanh(logits / softcap) if softcap else logits
+    (gradient,) = torch.autograd.grad(reference(hidden, weight, labels, weights, 1e-2, softcap)[0], hidden)
+    loss = BlockwiseCrossEntropy(weight, 1e-2, 3, softcap=softcap)(hidden, labels, weights)
+    counted = (weights > 0).float()
+    torch.testing.assert_close(loss.log_z, logits.logsumexp(1) * counted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss.logit_rms, logits.square().mean(1).sqrt() * counted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss.gradient_norm, gradient.norm(dim=1), rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        assert (BlockwiseCrossEntropy(weight)(hidden, labels, weights).gradient_norm == 0).all()
 
 
 def test_nothing_counted_gives_zero_loss_and_gradient():

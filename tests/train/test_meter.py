@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from anyglot.errors import ConfigError
+from anyglot.lm.loss import TokenLoss
 from anyglot.lm.vocabulary import Vocabulary
 from anyglot.tokenizers.spec import Axis, CodeSpec
 from anyglot.train import meter as meters
@@ -50,27 +50,55 @@ def test_bits_are_means_per_group_of_what_counts():
     assert sums.bits() == {}  # it starts anew
 
 
-def test_weights_of_modalities_multiply_the_loss_weights():
-    meter = Meter(VOCABULARY, {"speech": 0.5, "structure": 0.25}, 1.0, 1.0, CPU)
-    labels = torch.tensor([[0, START["speech.1"], VOCABULARY.bos, START["image.0"], -100]])
-    weights = torch.tensor([[1.0, 1.0, 1.0, 3.0, 0.0]])
-    assert meter.weighted(labels, weights).tolist() == [[1.0, 0.5, 0.25, 3.0, 0.0]]
+def test_bits_of_each_level_stand_beside_those_of_a_modality_with_several():
+    sums = GroupSums(VOCABULARY, CPU)
+    labels = torch.tensor([[START["speech.0"], START["speech.1"] + 2, START["speech.1"], START["image.0"]]])
+    sums.add(labels, torch.tensor([1.0, 2.0, 6.0, 3.0]), torch.ones(1, 4))
+    wanted = {"bits/speech": 3, "bits/speech.0": 1, "bits/speech.1": 4, "bits/image": 3}
+    assert sums.bits() == pytest.approx({name: nats / log(2) for name, nats in wanted.items()})
 
 
-def test_an_unknown_modality_s_weight_is_refused():
-    with pytest.raises(ConfigError, match="modality_weights.video: valid names are text, image, speech, structure"):
-        Meter(VOCABULARY, {"video": 1.0}, 1.0, 1.0, CPU)
+def test_shares_are_of_the_sum_over_groups():
+    sums = GroupSums(VOCABULARY, CPU)
+    labels = torch.tensor([[START["speech.0"], START["speech.1"], 3, START["image.0"]]])
+    sums.add(labels, torch.tensor([1.0, 2.0, 6.0, 5.0]), torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
+    assert sums.shares() == pytest.approx({"text": 6 / 9, "speech": 3 / 9})
+
+
+def token_loss(nll, log_z=0.0, logit_rms=0.0, gradient_norm=0.0):
+    """What the loss gives for four tokens."""
+    of_all = (torch.as_tensor(value).expand(4).float() for value in (nll, log_z, logit_rms, gradient_norm))
+    return TokenLoss(torch.zeros(()), *of_all)
+
+
+def test_monitors_of_stability_are_over_targets_alone():
+    meter = Meter(VOCABULARY, flops_per_token=1.0, peak=1.0, device=CPU)
+    labels = torch.tensor([[1, START["speech.1"], START["image.0"], -100]])
+    for log_z, rms in ((-2.0, 1.0), (-1.0, 3.0)):  # tokens of weight 0 have 0, which is not the largest log Z
+        meter.begin()
+        loss = token_loss(
+            1.0, torch.tensor([log_z, -3.0, 0, 0]), torch.tensor([rms, rms, 0, 0]), torch.tensor([3.0, 1, 0, 0])
+        )
+        meter.add(labels, loss, torch.tensor([[1.0, 0.5, 0.0, 0.0]]))
+        meter.step(1.0, 1.0, torch.zeros(1, 4))
+    values = meter.scalars()
+    assert values["log_z_max"] == -1
+    assert values["log_z"] == pytest.approx((-2 - 3 - 1 - 3) / 4)
+    assert values["logit_rms"] == pytest.approx(((1 + 1 + 9 + 9) / 4) ** 0.5)
+    assert values["gradient_share/text"] == pytest.approx(0.75)
+    assert values["gradient_share/speech"] == pytest.approx(0.25)
+    assert "gradient_share/image" not in values
 
 
 def test_scalars_are_means_since_they_were_last_asked(monkeypatch):
     clock = iter([10.0, 12.0, 100.0, 102.0, 200.0, 201.0])
     monkeypatch.setattr(meters.time, "monotonic", lambda: next(clock))
-    meter = Meter(VOCABULARY, {}, flops_per_token=6.0, peak=48.0, device=CPU)
+    meter = Meter(VOCABULARY, flops_per_token=6.0, peak=48.0, device=CPU)
     labels = torch.tensor([[START["speech.0"], START["speech.1"], START["speech.1"] + 2, -100]])
     weights = torch.tensor([[1.0, 1.0, 0.0, 0.0]])  # the third bears no loss, so it was no target
     for loss, norm in ((3.0, 1.0), (1.0, 2.0)):
         meter.begin()
-        meter.add(labels, torch.full((4,), log(2)), weights)
+        meter.add(labels, token_loss(log(2)), weights)
         meter.step(loss, norm, torch.tensor([[0, 0, 1, -1]]))
     values = meter.scalars()
     assert (values["loss"], values["gradient_norm"]) == (2.0, 1.5)
@@ -82,7 +110,7 @@ def test_scalars_are_means_since_they_were_last_asked(monkeypatch):
     assert values["codes_seen/speech.1"] == pytest.approx(1 / 3)
     assert values["codes_seen/image.0"] == 0
     meter.begin()
-    meter.add(labels + 0, torch.full((4,), 1.0), torch.tensor([[0.0, 0.0, 1.0, 0.0]]))
+    meter.add(labels + 0, token_loss(1.0), torch.tensor([[0.0, 0.0, 1.0, 0.0]]))
     meter.step(7.0, 5.0, torch.tensor([[0, 0, 0, 0]]))
     values = meter.scalars()
     assert (values["loss"], values["tokens_per_second"], values["padding"]) == (7.0, 4.0, 0.0)
