@@ -104,7 +104,7 @@ def coloured(ids: Sequence[int], loss: Sequence[bool], vocabulary: "Vocabulary",
     line = Text()
     for index, (token, learns) in enumerate(zip(ids, loss, strict=True)):
         block, code = vocabulary.blocks[found.block[index]], int(found.code[index])
-        if block.kind == "text":
+        if vocabulary.is_text(token):
             piece = words.to_bytes([token]).decode("utf-8", errors="replace") if words else f"{code} "
             style = "on grey23" if index % 2 else "on grey11"
         elif block.kind == "codes":

@@ -127,12 +127,12 @@ class Encoder:
         total, plain = sum(map(sum, lengths)), turns[0].role is None
         if not total:
             raise AnyglotError("nothing is left of the document")
-        marks = 2 if plain else 2 + 2 * len(turns)  # bos and eos, and every turn's role and end
+        marks = len(self.grammar.serialise([Turn(turn.role) for turn in turns]).ids)  # of document and turns
         if not self.max_document or total + marks <= self.max_document:
             return [turns]
         if not plain:
             raise AnyglotError(f"a chat longer than max_document ({self.max_document} tokens) is not cut")
-        room = self.max_document - 2
+        room = self.max_document - marks
         pieces: list[list[Span]] = [[]]
         left = room
         for span, length in zip(turns[0].spans, lengths[0], strict=True):

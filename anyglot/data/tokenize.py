@@ -98,7 +98,7 @@ def _vocabulary(config: TokenizeConfig) -> Vocabulary:
     else:
         specs = [(CodeSpec.from_json(manifest["spec"]), fingerprints[name]) for name, manifest in manifests.items()]
         vocabulary = Vocabulary.build(
-            text.size, text.fingerprint, specs, config.max_size, config.streams, config.factors
+            text.size, text.fingerprint, specs, config.max_size, config.streams, config.factors, text.marks
         )
     there = Path(config.out) / "vocabulary.json"
     if there.exists() and (found := Vocabulary.load(there)).fingerprint != vocabulary.fingerprint:

@@ -104,7 +104,8 @@ class Anyglot:
         """Ids to go on from: a plain document without its end, or a chat up to where the assistant speaks."""
         ids = self.grammar.serialise([Turn(message.role, self.encode(message.parts)) for message in messages]).ids
         chat = bool(messages) and messages[0].role is not None
-        return [*ids[:-1].tolist(), *([self.vocabulary.special("assistant")] if chat else [])]
+        end = len(self.vocabulary.mark("eos"))
+        return [*ids[:-end].tolist(), *(self.vocabulary.mark("assistant") if chat else [])]
 
     def write(
         self,

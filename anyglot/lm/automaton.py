@@ -5,7 +5,7 @@ microsecond; nothing in a step touches an array. What may come next is always a 
 built once.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -18,7 +18,7 @@ from anyglot.tokenizers.spec import Axis, CodeSpec
 
 Ranges = tuple[tuple[int, int], ...]  # half-open, rising, never touching
 
-START, FIRST, BETWEEN, SPANS, HEADER, CODES, END = range(7)
+START, FIRST, BETWEEN, SPANS, HEADER, CODES, END, MARK = range(8)
 PLAIN = -1  # the `turn` of a document without turns
 
 
@@ -26,10 +26,11 @@ class State(NamedTuple):
     """What the next id will be read as.
 
     place: START (before bos), FIRST (after it: a plain document or a chat), BETWEEN (turns), SPANS (outside
-        media in a turn or plain document), HEADER or CODES (inside a media span), END.
+        media in a turn or plain document), HEADER or CODES (inside a media span), END, MARK (inside a run of ids that
+        begins or ends a turn or document).
     turn: index into `ROLES`, or PLAIN.
     modality: index into `Vocabulary.modality_names` inside a media span, else 0.
-    done: sizes read in the header, or codes read.
+    done: sizes read in the header, or codes read; in a mark, which and how far.
     row: cells in one step of the first axis. frames: steps of the first axis, 0 while not known.
     """
 
@@ -90,18 +91,17 @@ class Automaton:
 
     document = bos (span* | turn+) eos, turn = role span* end_of_turn, span = text id | open size* code+ close:
     one size per sized axis, then the codes in the order of the modality's stream. An open axis may end after any
-    whole step, and must at its limit.
+    whole step, and must at its limit. bos, eos, roles and end_of_turn are one id each, or a pretrained model's runs;
+    whose chats may begin without bos.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self.rules = [_compile(vocabulary, modality) for modality in vocabulary.modalities]  # of modality index - 1
         self._opened = {rules.opener: index for index, rules in enumerate(self.rules, start=1)}
-        self._role_ids = [vocabulary.special(role) for role in ROLES]
-        self._turn_of = {token: turn for turn, token in enumerate(self._role_ids)}
         self._number = {start + k: first + k for first, start, count in vocabulary.size_ranges for k in range(count)}
-        self._ends = [vocabulary.end_of_turn] * len(ROLES) + [vocabulary.eos]  # by turn; PLAIN is last
-        self._spans = [State(SPANS, turn) for turn in range(len(ROLES))] + [State(SPANS, PLAIN)]
+        self._spans = [State(SPANS, turn) for turn in range(len(ROLES))] + [State(SPANS, PLAIN)]  # by turn
+        self._marked = _marked(vocabulary, self._spans)
         self._outside = lru_cache(maxsize=1024)(self._ranges_outside)
 
     def __reduce__(self) -> tuple[Any, ...]:  # for worker processes: compiled anew from the vocabulary
@@ -125,14 +125,12 @@ class Automaton:
                     frames = stream.settle(done, row, frames, choice, rules.levels)
                     return State(CODES, turn, modality, done + 1, row, frames)
         elif place in (SPANS, FIRST):
-            if 0 <= token < self.vocabulary.text_size:
+            if self.vocabulary.is_text(token):
                 return self._spans[turn]
             if token in self._opened:
                 return self._entered(turn, self._opened[token])
-            if token == self._ends[turn]:
-                return State(END) if turn == PLAIN else State(BETWEEN, turn)
-            if place == FIRST and token in self._turn_of:
-                return self._spans[self._turn_of[token]]
+            if token in self._marked[state]:
+                return self._marked[state][token]
         elif place == HEADER:
             rules = self.rules[modality - 1]
             number = self._number.get(token, 0)
@@ -145,13 +143,8 @@ class Automaton:
                 if done == len(rules.sized):
                     return State(CODES, turn, modality, 0, row, frames)
                 return State(HEADER, turn, modality, done, row, frames)
-        elif place == BETWEEN:
-            if token in self._turn_of:
-                return self._spans[self._turn_of[token]]
-            if token == self.vocabulary.eos:
-                return State(END)
-        elif place == START and token == self.vocabulary.bos:
-            return State(FIRST)
+        elif place != END and token in self._marked[state]:
+            return self._marked[state][token]
         raise GrammarError(f"{self.vocabulary.name(token)}, where the grammar expects {self.expected(state)}")
 
     def advance_all(self, ids: Iterable[int], state: State | None = None) -> State:
@@ -170,13 +163,13 @@ class Automaton:
         modalities: outside a media span, allow only text ids (for "text") and openers of these; None allows all.
             What ends a turn or a document stays allowed, and so does whatever a begun span still needs.
         """
-        place, turn, modality, done, row, frames = state
+        place, _, modality, done, row, frames = state
         if place == CODES:
             rules = self.rules[modality - 1]
             return rules.choices[rules.stream.choices(done, row, frames, rules.limit, rules.levels)]
         if place == HEADER:
             return self.rules[modality - 1].sizes[done]
-        return self._outside(place, turn, None if modalities is None else frozenset(modalities))
+        return self._outside(state, None if modalities is None else frozenset(modalities))
 
     def forced(self, state: State) -> int | None:
         """The id that comes next if there is only one such id, else None."""
@@ -222,9 +215,12 @@ class Automaton:
             axis = rules.sized[done]
             return f"the size of {rules.name} axis {axis.name!r}, 1 to {axis.size}"
         openers = "".join(f", {rules.name} open" for rules in self.rules)
+        if place == MARK:
+            return " or ".join(self.vocabulary.name(token) for token in self._marked[state])
+        in_chats = self.vocabulary.bos_in_chats
         return {
-            START: "bos",
-            FIRST: f"a text id{openers}, a role or eos",
+            START: "bos" if in_chats else "bos or a role",
+            FIRST: f"a text id{openers}, a role or eos" if in_chats else f"a text id{openers} or eos",
             BETWEEN: "a role or eos",
             SPANS: f"a text id{openers} or {'eos' if state.turn == PLAIN else 'end_of_turn'}",
             END: "nothing after eos",
@@ -234,23 +230,49 @@ class Automaton:
         rules = self.rules[modality - 1]
         return State(HEADER if rules.sized else CODES, turn, modality, 0, rules.row, rules.frames)
 
-    def _ranges_outside(self, place: int, turn: int, modalities: frozenset[str] | None) -> Ranges:
+    def _ranges_outside(self, state: State, modalities: frozenset[str] | None) -> Ranges:
         vocabulary = self.vocabulary
-        ids: list[int] = []
+        ids = list(self._marked.get(state, ()))
         ranges: list[tuple[int, int]] = []
         for name in sorted(modalities or ()):
             if name != TEXT:
                 vocabulary.modality(name)  # a name that is not there is a mistake, not an empty choice
-        if place == START:
-            ids = [vocabulary.bos]
-        if place in (FIRST, BETWEEN):
-            ids = [*self._role_ids, vocabulary.eos]
-        if place in (FIRST, SPANS):
-            ids = [*ids, self._ends[turn]]
+        if state.place in (FIRST, SPANS):
             ids += [rules.opener for rules in self.rules if modalities is None or rules.name in modalities]
             if modalities is None or TEXT in modalities:
-                ranges = [(0, vocabulary.text_size)]
-        return joined(ranges + [(token, token + 1) for token in set(ids)])
+                ranges = list(vocabulary.text_ranges)
+        return joined(ranges + [(token, token + 1) for token in ids])
+
+
+def _marked(vocabulary: Vocabulary, spans: Sequence[State]) -> dict[State, dict[int, State]]:
+    """Where the ids of marks lead from every state that one may stand at, or be read in.
+
+    spans: the states outside media, by turn.
+    """
+    table: dict[State, dict[int, State]] = {}
+    runs = 0
+
+    def add(before: State, mark: Sequence[int], after: State) -> None:
+        nonlocal runs
+        for token in mark[:-1]:
+            step = table.setdefault(before, {})
+            if token not in step:
+                runs += 1
+                step[token] = State(MARK, done=runs)
+            before = step[token]
+        table.setdefault(before, {})[mark[-1]] = after
+
+    roles = [(vocabulary.mark(role), spans[turn]) for turn, role in enumerate(ROLES)]
+    add(State(START), vocabulary.mark("bos"), State(FIRST))
+    beginnings = [State(FIRST)] if vocabulary.bos_in_chats else [State(START)]
+    for place in [*beginnings, *(State(BETWEEN, turn) for turn in range(len(ROLES)))]:
+        for mark, after in roles:
+            add(place, mark, after)
+    for place in [State(FIRST), spans[PLAIN], *(State(BETWEEN, turn) for turn in range(len(ROLES)))]:
+        add(place, vocabulary.mark("eos"), State(END))
+    for turn in range(len(ROLES)):
+        add(spans[turn], vocabulary.mark("end_of_turn"), State(BETWEEN, turn))
+    return table
 
 
 def _compile(vocabulary: Vocabulary, modality: Modality) -> Rules:

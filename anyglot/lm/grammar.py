@@ -10,7 +10,7 @@ from anyglot.lm.automaton import Automaton, State
 from anyglot.lm.parser import Event, Parser, SpanEnd, TextDelta, TurnStart
 from anyglot.lm.spans import Serialised, Span, SpanRange, Turn, normalise
 from anyglot.lm.streams import cells, factor, flatten
-from anyglot.lm.vocabulary import ROLES, TEXT
+from anyglot.lm.vocabulary import ROLES, TEXT, Vocabulary
 from anyglot.tokenizers.spec import CodeSpec
 
 __all__ = ["Annotations", "Event", "Grammar", "Parser", "Serialised", "Span", "SpanRange", "State", "Turn", "normalise"]
@@ -37,7 +37,7 @@ class Grammar(Automaton):
 
         Loss lies on every id of a span that has it, on the end_of_turn and the plain document's eos if the last
         span before has it (with no span: if the turn is the assistant's, or plain), never on bos, roles or the
-        eos of a chat.
+        eos of a chat. Where a mark is a run of ids, only its first can have loss: the others follow from it.
         Raises GrammarError: roles mixed with plain, an unknown role or modality, codes out of their codebook, or
         a shape that the spec does not allow.
         """
@@ -46,16 +46,23 @@ class Grammar(Automaton):
         plain = turns[0].role is None
         if plain and len(turns) > 1:
             raise GrammarError("a document without roles is one turn; give every turn a role, or join them")
-        ids = [np.array([vocabulary.bos])]
-        loss = [False]
+        ids: list[np.ndarray] = []
+        loss: list[bool] = []
         spans: list[SpanRange] = []
+
+        def add(mark: str, learned: bool = False) -> None:
+            run = vocabulary.mark(mark)
+            ids.append(np.array(run))
+            loss.extend([learned] + [False] * (len(run) - 1))
+
+        if plain or vocabulary.bos_in_chats:
+            add("bos")
         for turn in turns:
             learned = plain or turn.role == "assistant"
             if not plain:
                 if turn.role not in ROLES:
                     raise GrammarError(f"no role {turn.role!r} in a chat; the roles are: {', '.join(ROLES)}")
-                ids.append(np.array([vocabulary.special(turn.role)]))
-                loss.append(False)
+                add(str(turn.role))
             for span in turn.spans:
                 piece = self.serialise_span(span)
                 if len(piece):
@@ -63,17 +70,15 @@ class Grammar(Automaton):
                     ids.append(piece)
                     loss += [span.loss] * len(piece)
                     learned = span.loss
-            ids.append(np.array([vocabulary.eos if plain else vocabulary.end_of_turn]))
-            loss.append(learned)
+            add("eos" if plain else "end_of_turn", learned)
         if not plain:
-            ids.append(np.array([vocabulary.eos]))
-            loss.append(False)
+            add("eos")
         return Serialised(np.concatenate(ids).astype(np.int32), np.array(loss), spans)
 
     def serialise_span(self, span: Span) -> np.ndarray:
         """The ids of one span, int `[n]`: text ids as they are, else opener, header, codes and closer."""
         if span.modality == TEXT:
-            return _checked_text(np.asarray(span.codes), self.vocabulary.text_size)
+            return _checked_text(np.asarray(span.codes), self.vocabulary)
         if span.modality not in self.vocabulary.modality_names:
             raise GrammarError(
                 f"no modality {span.modality!r} in this vocabulary; it has: {', '.join(self.vocabulary.modality_names)}"
@@ -126,11 +131,15 @@ class Grammar(Automaton):
         return annotations
 
 
-def _checked_text(ids: np.ndarray, text_size: int) -> np.ndarray:
+def _checked_text(ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    text_size = vocabulary.text_size
     if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
         raise GrammarError(f"text must be integer ids [n], got {ids.dtype} of shape {list(ids.shape)}")
     if ids.size and (ids.min() < 0 or ids.max() >= text_size):
         raise GrammarError(f"text ids are 0 to {text_size - 1}, got {ids.min() if ids.min() < 0 else ids.max()}")
+    if vocabulary.reserved and not vocabulary.reserved.isdisjoint(ids.tolist()):
+        wrong = min(vocabulary.reserved.intersection(ids.tolist()))
+        raise GrammarError(f"text holds id {wrong}, a control id, which only the grammar writes")
     return ids
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from anyglot.errors import GrammarError
-from anyglot.lm.automaton import BETWEEN, CODES, END, FIRST, HEADER, SPANS, Automaton, State
+from anyglot.lm.automaton import BETWEEN, CODES, END, FIRST, HEADER, MARK, SPANS, Automaton, State
 from anyglot.lm.spans import Span
 from anyglot.lm.streams import unfactor, unflatten
 from anyglot.lm.vocabulary import ROLES
@@ -83,6 +83,7 @@ class Parser:
         self.state: State = automaton.start()
         self.position = 0
         self._opened = 0  # position of the current span's opener
+        self._marked = 0  # position where the current mark began, if it is a run of ids
         self._sizes: list[int] = []
         self._line: list[int] = []  # the current span's codes
 
@@ -94,14 +95,15 @@ class Parser:
         """
         events: list[Event] = []
         pending: list[int] = []  # text ids or codes on their way into one delta
-        advance, text_size = self.automaton.advance, self.automaton.vocabulary.text_size
+        advance = self.automaton.advance
         for token in map(int, ids):
             before = self.state
             try:
                 after = self.state = advance(before, token)
             except GrammarError as error:
                 raise GrammarError(f"position {self.position}: {error}{self._inside()}") from None
-            if before.place == CODES == after.place or (after.place == SPANS and token < text_size):
+            text = after.place == SPANS and before.place in (SPANS, FIRST) and self.automaton.vocabulary.is_text(token)
+            if text or before.place == CODES == after.place:
                 pending.append(token)
             else:
                 self._flush(before, pending, events)
@@ -133,6 +135,7 @@ class Parser:
 
     def _mark(self, before: State, after: State, token: int, events: list[Event]) -> None:
         """The event of an id that is neither text nor a code, if it has one."""
+        position = self._marked if before.place == MARK else self.position
         if before.place in (FIRST, SPANS) and after.place in (HEADER, CODES):
             self._opened, self._sizes, self._line = self.position, [], []
         if before.place == HEADER:
@@ -142,12 +145,14 @@ class Parser:
             events.append(SpanStart(self._opened, rules.name, tuple(rules.grid(self._sizes))))
         elif before.place == CODES:
             events.append(SpanEnd(self.position, self._span(before)))
-        elif before.place in (FIRST, BETWEEN) and after.place == SPANS:
-            events.append(TurnStart(self.position, ROLES[after.turn]))
+        elif after.place == SPANS:
+            events.append(TurnStart(position, ROLES[after.turn]))
         elif after.place == BETWEEN:
-            events.append(TurnEnd(self.position))
+            events.append(TurnEnd(position))
         elif after.place == END:
-            events.append(End(self.position))
+            events.append(End(position))
+        elif after.place == MARK:
+            self._marked = position
 
     def _span(self, state: State) -> Span:
         rules = self.automaton.rules[state.modality - 1]

@@ -1,6 +1,7 @@
 """One vocabulary for everything: which id means what. Append-only: extending it never moves an id.
 
-Blocks of ids, in this order: text (the text tokenizer's own ids), special (padding, document and turn marks),
+Blocks of ids, in this order: text (the text tokenizer's own ids), special (padding, document and turn marks; but for
+padding they are not used where a pretrained model's text tokenizer has marks of its own among the text ids),
 sizes (the numbers 1, 2, ... that span headers write), then for each modality its control block (open, close)
 and one block of codes per level. A modality whose headers need larger numbers than there are brings a further
 sizes block with it. How many rows the model's embedding has is the model's business, not the vocabulary's.
@@ -9,8 +10,9 @@ sizes block with it. How many rows the model's embedding has is the model's busi
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +21,7 @@ import numpy as np
 from anyglot.errors import AnyglotError, MismatchError
 from anyglot.files import write_json
 from anyglot.lm.streams import digit_sizes, stream_named
+from anyglot.tokenizers.marks import Marks
 from anyglot.tokenizers.spec import CodeSpec
 
 FORMAT = 1
@@ -76,7 +79,7 @@ class Lookup(NamedTuple):
     """What ids mean, each array shaped like the ids.
 
     block: index into `Vocabulary.blocks`. modality: index into `Vocabulary.modality_names` (0 is text), -1 for
-    special and size ids. level: of a code, else -1. code: the code; of a size id the number; else the place
+    special, reserved and size ids. level: of a code, else -1. code: the code; of a size id the number; else the place
     in the block.
     """
 
@@ -91,12 +94,14 @@ class Vocabulary:
     """Which id means what. Make one with `build`, `extend` or `load`.
 
     text_size, text_fingerprint: of the text tokenizer. max_size: numbers in the first sizes block.
+    marks: a pretrained model's own document and turn marks; None: those of the special block.
     """
 
     text_size: int
     text_fingerprint: str
     max_size: int
     modalities: tuple[Modality, ...] = ()
+    marks: Marks | None = None
 
     def __post_init__(self) -> None:
         if self.text_size < 1 or self.max_size < 1:
@@ -113,6 +118,8 @@ class Vocabulary:
         for modality in self.modalities:
             stream_named(modality.stream)
             _ = modality.levels  # raises for factors that do not divide a level
+        if self.marks and not 0 <= min(self.marks.ids) <= max(self.marks.ids) < self.text_size:
+            raise AnyglotError(f"marks {min(self.marks.ids)} to {max(self.marks.ids)} are not all among the text ids")
 
     @staticmethod
     def build(
@@ -122,6 +129,7 @@ class Vocabulary:
         max_size: int = 64,
         streams: Mapping[str, str] | None = None,
         factors: Mapping[str, int] | None = None,
+        marks: Marks | None = None,
     ) -> "Vocabulary":
         """A new vocabulary.
 
@@ -130,10 +138,11 @@ class Vocabulary:
             max_size: how many numbers the shared sizes block holds; larger headers bring their own.
             streams: modality -> "frame", "level" or "delay"; those not named are "frame".
             factors: modality -> how many sub-codes each of its codes is written as; 1 where not named.
+            marks: those of the text tokenizer, if it has any.
         Raises:
             AnyglotError: a name used twice, or a stream or factors for a modality that is not there.
         """
-        vocabulary = Vocabulary(text_size, text_fingerprint, max_size)
+        vocabulary = Vocabulary(text_size, text_fingerprint, max_size, marks=marks)
         streams, factors = dict(streams or {}), dict(factors or {})
         for spec, fingerprint in modalities:
             name = spec.modality
@@ -145,12 +154,11 @@ class Vocabulary:
 
     def extend(self, spec: CodeSpec, fingerprint: str, stream: str = "frame", factors: int = 1) -> "Vocabulary":
         """This vocabulary with one more modality behind it. Every id keeps its meaning."""
-        added = (*self.modalities, Modality(spec, fingerprint, stream, factors))
-        return Vocabulary(self.text_size, self.text_fingerprint, self.max_size, added)
+        return replace(self, modalities=(*self.modalities, Modality(spec, fingerprint, stream, factors)))
 
     def first(self, modalities: int) -> "Vocabulary":
         """What this vocabulary was when it had only its first so many modalities beside text."""
-        return Vocabulary(self.text_size, self.text_fingerprint, self.max_size, self.modalities[:modalities])
+        return replace(self, modalities=self.modalities[:modalities])
 
     def extends(self, older: "Vocabulary") -> bool:
         """Whether every id of `older` means the same here."""
@@ -200,9 +208,35 @@ class Vocabulary:
         """Blocks by name: "text", "special", "sizes", "image.control", "image.0", ..."""
         return {block.name: block for block in self.blocks}
 
+    def mark(self, name: str) -> tuple[int, ...]:
+        """The ids of "bos", "eos", "system", "user", "assistant" or "end_of_turn": one, or a pretrained model's run."""
+        if self.marks and name != "pad":
+            return getattr(self.marks, name)
+        return (self.named_blocks["special"].start + SPECIALS.index(name),)
+
     def special(self, name: str) -> int:
-        """The id of "pad", "bos", "eos", "system", "user", "assistant" or "end_of_turn"."""
-        return self.named_blocks["special"].start + SPECIALS.index(name)
+        """The id of "pad", and the first of `mark(name)` of the others: text is never this id."""
+        return self.mark(name)[0]
+
+    @property
+    def bos_in_chats(self) -> bool:
+        """Whether a chat begins with bos, as every plain document does."""
+        return self.marks is None or self.marks.bos_in_chats
+
+    @cached_property
+    def reserved(self) -> frozenset[int]:
+        """Ids of the text block that no text becomes: a pretrained model's control ids."""
+        return frozenset(self.marks.reserved if self.marks else ())
+
+    @cached_property
+    def text_ranges(self) -> tuple[tuple[int, int], ...]:
+        """The ids that text may be, as half-open ranges."""
+        edges = [-1, *sorted(token for token in self.reserved if 0 <= token < self.text_size), self.text_size]
+        return tuple((low + 1, high) for low, high in pairwise(edges) if low + 1 < high)
+
+    def is_text(self, token: int) -> bool:
+        """Whether text may be this id."""
+        return 0 <= token < self.text_size and token not in self.reserved
 
     @property
     def pad(self) -> int:
@@ -211,7 +245,7 @@ class Vocabulary:
 
     @property
     def bos(self) -> int:
-        """The id that begins every document."""
+        """The id that begins a plain document, and every chat unless a pretrained model's begin without."""
         return self.special("bos")
 
     @property
@@ -221,7 +255,7 @@ class Vocabulary:
 
     @property
     def end_of_turn(self) -> int:
-        """The id that ends a chat turn."""
+        """The id that ends a chat turn (of a run, the first)."""
         return self.special("end_of_turn")
 
     def opener(self, modality: str) -> int:
@@ -263,6 +297,7 @@ class Vocabulary:
         )
         for first, start, count in self.size_ranges:
             code[start : start + count] += first
+        modality[list(self.reserved)] = -1
         return Lookup(block, modality, level, code)
 
     def describe(self, ids: np.ndarray) -> Lookup:
@@ -281,7 +316,7 @@ class Vocabulary:
         code = int(self.lookup.code[token])
         match block.kind:
             case "text":
-                return f"text {code}"
+                return f"{'text' if self.is_text(token) else 'control'} {code}"
             case "special":
                 return SPECIALS[code]
             case "sizes":
@@ -345,7 +380,8 @@ class Vocabulary:
                 for m in value["modalities"]
             )
             text = value["text"]
-            vocabulary = Vocabulary(text["size"], text["fingerprint"], value["max_size"], modalities)
+            marks = Marks.from_json(text["marks"]) if "marks" in text else None
+            vocabulary = Vocabulary(text["size"], text["fingerprint"], value["max_size"], modalities, marks)
             unaltered = value["fingerprint"] == vocabulary.fingerprint and value["blocks"] == [
                 asdict(block) for block in vocabulary.blocks
             ]
@@ -365,7 +401,11 @@ class Vocabulary:
         return {
             "format": FORMAT,
             "grammar": GRAMMAR_VERSION,
-            "text": {"size": self.text_size, "fingerprint": self.text_fingerprint},
+            "text": {
+                "size": self.text_size,
+                "fingerprint": self.text_fingerprint,
+                **({"marks": self.marks.to_json()} if self.marks else {}),
+            },
             "specials": list(SPECIALS),
             "max_size": self.max_size,
             "modalities": [

@@ -6,19 +6,22 @@ tokenizer are ids that `encode` never gives, and "<s>" or "<image>" are just cha
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
 from anyglot import __version__
-from anyglot.errors import AnyglotError, MediaError, MismatchError
+from anyglot.errors import AnyglotError, ConfigError, MediaError, MismatchError
 from anyglot.files import atomic_directory, write_json
 from anyglot.tokenizers.base import FORMAT, read_manifest
+from anyglot.tokenizers.marks import Marks, chat_marks
 from anyglot.tokenizers.text_engines import huggingface_engine, sentencepiece_engine
 
 FILES = {"sentencepiece": "sentencepiece.model", "huggingface": "tokenizer.json"}
+COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 ENGINES = {"sentencepiece": sentencepiece_engine, "huggingface": huggingface_engine}
 WORDS = re.compile(r"\s*\S{1,16}|\s+")  # the unit that is spelled in bytes where a tokenizer cannot say it
 
@@ -27,16 +30,22 @@ class TextTokenizer:
     """Exact text tokenizer. Make one with `train`, `from_huggingface` or `from_pretrained`.
 
     size: ids are 0 .. size - 1. fingerprint: a hash of what it was made of; ids of different ones never mix.
+    marks: the control ids among them that stand around documents and turns; None: the vocabulary has its own.
+    companions: with marks, the other files of the Hugging Face tokenizer, such as its chat template, by name.
     """
 
     modality: ClassVar[str] = "text"
 
-    def __init__(self, kind: str, model: bytes) -> None:
+    def __init__(
+        self, kind: str, model: bytes, marks: Marks | None = None, companions: Mapping[str, bytes] | None = None
+    ) -> None:
         """kind: "sentencepiece" or "huggingface". model: the content of the tokenizer's file."""
         self.kind = kind
         self.model = model
         self.engine = ENGINES[kind](model)
-        self.fingerprint = _fingerprint(kind, model)
+        self.marks = marks
+        self.companions = dict(companions or {})
+        self.fingerprint = _fingerprint(kind, model, marks)
 
     @property
     def size(self) -> int:
@@ -70,12 +79,18 @@ class TextTokenizer:
             "modality": self.modality,
             "config": {"kind": self.kind},
             "size": self.size,
+            **({"marks": self.marks.to_json()} if self.marks else {}),
             "anyglot": __version__,
             "fingerprint": self.fingerprint,
         }
         with atomic_directory(directory) as folder:
-            (folder / FILES[self.kind]).write_bytes(self.model)
+            self.write_files(folder)
             write_json(folder / "manifest.json", manifest)
+
+    def write_files(self, folder: Path) -> None:
+        """Write the tokenizer's own file and its companions: with these the folder is a Hugging Face tokenizer."""
+        for name, content in {FILES[self.kind]: self.model, **self.companions}.items():
+            (folder / name).write_bytes(content)
 
     @staticmethod
     def from_pretrained(directory: str | Path) -> "TextTokenizer":
@@ -89,24 +104,42 @@ class TextTokenizer:
             model = path.read_bytes()
         except FileNotFoundError as error:
             raise AnyglotError(f"{path}: missing; restore or retrain the tokenizer") from error
-        found = _fingerprint(kind, model)
+        try:
+            marks = Marks.from_json(manifest["marks"]) if "marks" in manifest else None
+        except (TypeError, AttributeError) as error:
+            raise AnyglotError(f"{directory}: its manifest's marks are damaged; restore the tokenizer") from error
+        found = _fingerprint(kind, model, marks)
         if found != manifest.get("fingerprint"):  # before it is parsed: a damaged one would not even parse
             raise MismatchError(
                 f"{directory}: says fingerprint {manifest.get('fingerprint')}, its files give {found}; "
                 f"restore or retrain the tokenizer"
             )
-        return TextTokenizer(kind, model)
+        return TextTokenizer(kind, model, marks, _companions(Path(directory)) if marks else {})
 
     @staticmethod
-    def from_huggingface(directory: str | Path) -> "TextTokenizer":
-        """Take over the tokenizer of a Hugging Face directory, ids unchanged. Raises AnyglotError if it loses text."""
+    def from_huggingface(directory: str | Path, document: Sequence[str] = ()) -> "TextTokenizer":
+        """Take over the tokenizer of a Hugging Face directory, ids unchanged.
+
+        Args:
+            document: the tokens that begin and end a document in the text that its model was trained on. Given, the
+                tokenizer gets marks: these, and those that its chat template puts around turns.
+        Raises:
+            AnyglotError: it loses text. ConfigError: `document` or the chat template give no marks.
+        """
         path = Path(directory) / FILES["huggingface"]
         try:
-            return TextTokenizer("huggingface", path.read_bytes())
+            tokenizer = TextTokenizer("huggingface", path.read_bytes())
+            if document:
+                reserved = [token for token in tokenizer.engine.forbidden if 0 <= token < tokenizer.size]
+                marks = chat_marks(directory, document, reserved)
+                return TextTokenizer("huggingface", tokenizer.model, marks, _companions(path.parent))
+            return tokenizer
         except FileNotFoundError as error:
             raise AnyglotError(
                 f"{path}: not there; load it with transformers' AutoTokenizer and write it with save_pretrained"
             ) from error
+        except ConfigError:
+            raise
         except AnyglotError as error:
             raise AnyglotError(f"{path}: {error}") from error
 
@@ -152,7 +185,7 @@ class TextTokenizer:
         return TextTokenizer("sentencepiece", model.getvalue())
 
     def __reduce__(self) -> tuple[Any, ...]:  # for worker processes: the engine is made anew of the model's bytes
-        return TextTokenizer, (self.kind, self.model)
+        return TextTokenizer, (self.kind, self.model, self.marks, self.companions)
 
     def _exact(self, text: str, data: bytes) -> list[int]:
         """The underlying tokenizer's ids, or none if they are not exactly these bytes or hold a forbidden id."""
@@ -164,8 +197,13 @@ class TextTokenizer:
         return self._exact(piece, data) or [self.engine.byte_ids[byte] for byte in data]
 
 
-def _fingerprint(kind: str, model: bytes) -> str:
-    return hashlib.sha256(f"{FORMAT} {kind} ".encode() + model).hexdigest()[:16]
+def _companions(directory: Path) -> dict[str, bytes]:
+    return {name: (directory / name).read_bytes() for name in COMPANIONS if (directory / name).is_file()}
+
+
+def _fingerprint(kind: str, model: bytes, marks: Marks | None) -> str:
+    described = json.dumps(marks.to_json(), sort_keys=True) if marks else ""
+    return hashlib.sha256(f"{FORMAT} {kind} {described}".encode() + model).hexdigest()[:16]
 
 
 TOKENIZER = TextTokenizer

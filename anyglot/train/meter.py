@@ -24,7 +24,8 @@ def token_groups(vocabulary: Vocabulary) -> tuple[Tensor, list[str]]:
     groups = torch.full((vocabulary.size,), len(names) - 1)
     codes = torch.from_numpy(lookup.level >= 0)
     groups[codes] = torch.from_numpy(lookup.modality).long()[codes]
-    groups[: vocabulary.text_size] = names.index(TEXT)
+    for low, high in vocabulary.text_ranges:
+        groups[low:high] = names.index(TEXT)
     return groups, names
 
 

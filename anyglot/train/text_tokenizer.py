@@ -27,6 +27,9 @@ class TextTokenizerConfig:
     size: how many ids. character_coverage: share of all characters that get ids of their own; the rest is
         spelled in bytes.
     huggingface: instead of all this, a directory whose tokenizer.json is taken over, ids unchanged.
+    document: with it, the two of its tokens that begin and end a document, such as ["<|endoftext|>", "<|endoftext|>"].
+        Documents and chats are then marked with the backbone's own control ids, turns as its chat template writes them;
+        empty: with ids of our own, which the backbone has to learn.
     """
 
     out: str
@@ -37,10 +40,13 @@ class TextTokenizerConfig:
     size: int = 32_000
     character_coverage: float = 0.9995
     huggingface: str = ""
+    document: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if bool(self.data) == bool(self.huggingface):
             raise ConfigError("a text tokenizer needs either `data` to train on or a `huggingface` directory")
+        if self.document and (len(self.document) != 2 or not self.huggingface):
+            raise ConfigError("`document` names two tokens of `huggingface`: what begins and what ends a document")
 
 
 def run(mapping: dict[str, Any], where: str) -> None:
@@ -58,7 +64,7 @@ def run(mapping: dict[str, Any], where: str) -> None:
     began = time.time()
     texts = list(_texts(config))
     if config.huggingface:
-        tokenizer = TextTokenizer.from_huggingface(config.huggingface)
+        tokenizer = TextTokenizer.from_huggingface(config.huggingface, config.document)
     else:
         tokenizer = TextTokenizer.train(texts, config.size, config.character_coverage)
     tokenizer.save_pretrained(out / "tokenizer")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from anyglot.lm.grammar import Span, Turn
 from anyglot.lm.vocabulary import ROLES, Vocabulary
+from anyglot.tokenizers.marks import Marks
 from anyglot.tokenizers.spec import Axis, CodeSpec
 
 
@@ -22,6 +23,25 @@ def specs(draw: Any, modality: str, factors: int = 1) -> CodeSpec:
 
 
 @st.composite
+def marks(draw: Any) -> Marks | None:
+    """None, or those of a pretrained model whose ids 0 to 3 are reserved: as ChatML, as Llama 3, and others."""
+    words = draw(st.permutations([4, 5, 6]))
+    tail = st.sampled_from([(), (7,), (7, 7)])
+    ends = draw(tail)
+    chatml = Marks(
+        bos=(0,),
+        eos=(draw(st.sampled_from([0, 3])),),
+        system=(1, words[0], *ends),
+        user=(1, words[1], *ends),
+        assistant=(1, words[2], words[0], *ends),
+        end_of_turn=(2, *draw(tail)),
+        bos_in_chats=draw(st.booleans()),
+        reserved=(0, 1, 2, 3),
+    )
+    return draw(st.sampled_from([None, chatml]))
+
+
+@st.composite
 def vocabularies(draw: Any) -> Vocabulary:
     """One to three modalities, in any stream; the first sizes block may be too small for some headers."""
     names = ("image", "speech", "graph")[: draw(st.integers(1, 3))]
@@ -29,7 +49,8 @@ def vocabularies(draw: Any) -> Vocabulary:
     modalities = [(draw(specs(name, factors[name])), f"{name}-tokenizer") for name in names]
     streams = {name: draw(st.sampled_from(["frame", "level", "delay"])) for name in names}
     sizes = draw(st.integers(1, 5)), draw(st.integers(1, 4))  # of text and of the first sizes block
-    return Vocabulary.build(sizes[0], "text-tokenizer", modalities, sizes[1], streams, factors)
+    own = draw(marks())
+    return Vocabulary.build(sizes[0] + 8 * bool(own), "text-tokenizer", modalities, sizes[1], streams, factors, own)
 
 
 def codes_of(spec: CodeSpec, seed: int) -> np.ndarray:
@@ -44,7 +65,7 @@ def spans(draw: Any, vocabulary: Vocabulary) -> Span:
     """Text of 0 to 4 ids, or codes of one of the modalities."""
     name = draw(st.sampled_from(vocabulary.modality_names))
     if name == "text":
-        ids = draw(st.lists(st.integers(0, vocabulary.text_size - 1), max_size=4))
+        ids = draw(st.lists(st.sampled_from([*filter(vocabulary.is_text, range(vocabulary.text_size))]), max_size=4))
         return Span("text", np.array(ids, dtype=np.int64), draw(st.booleans()))
     codes = codes_of(vocabulary.modality(name).spec, draw(st.integers(0, 2**32 - 1)))
     return Span(name, codes, draw(st.booleans()))

@@ -19,11 +19,19 @@ class Refused(Exception):
 class Twin:
     """Reads whole documents as nested lists: [(role, [("text", [ids]) | (modality, nested codes)])]."""
 
-    def __init__(self, text_size: int, max_size: int, modalities: list[tuple[CodeSpec, str, int]]) -> None:
-        self.text_size = text_size
+    def __init__(
+        self,
+        text_size: int,
+        max_size: int,
+        modalities: list[tuple[CodeSpec, str, int]],
+        marks: dict[str, Any] | None = None,
+    ) -> None:
         special = ["pad", "bos", "eos", "system", "user", "assistant", "end_of_turn"]
         self.special = {name: text_size + i for i, name in enumerate(special)}
         after = text_size + len(special)
+        own = {name: [token] for name, token in self.special.items()}
+        self.marks = own | {"bos_in_chats": True, "reserved": []} | (marks or {})
+        self.text = set(range(text_size)) - set(self.marks["reserved"])
         self.sizes = {after + i: i + 1 for i in range(max_size)}
         after += max_size
         self.modalities = []
@@ -45,20 +53,32 @@ class Twin:
 
     def read(self, ids: list[int]) -> list[Any]:
         self.ids, self.at = ids, 0
-        self.take({self.special["bos"]})
+        roles = ["system", "user", "assistant"]
+        found = self.one_of(["bos"] if self.marks["bos_in_chats"] else ["bos", *roles])
+        if found == "bos" and self.marks["bos_in_chats"] and self.peek() in {self.marks[role][0] for role in roles}:
+            found = self.one_of(roles)
         turns: list[Any] = []
-        roles = {self.special[role]: role for role in ("system", "user", "assistant")}
-        if self.peek() in roles:
-            while self.peek() in roles:
-                role = roles[self.take(roles)]
-                turns.append((role, self.spans()))
-                self.take({self.special["end_of_turn"]})
-        else:
+        if found == "bos":
             turns.append((None, self.spans()))
-        self.take({self.special["eos"]})
+            self.one_of(["eos"])
+        while found in roles:
+            turns.append((found, self.spans()))
+            self.one_of(["end_of_turn"])
+            found = self.one_of([*roles, "eos"])
         if self.at < len(ids):
             raise Refused(self.at)
         return turns
+
+    def one_of(self, names: list[str]) -> str:
+        """Read the one of these marks that stands here, id by id."""
+        read = 0
+        while True:
+            token = self.take({self.marks[name][read] for name in names})
+            names = [name for name in names if self.marks[name][read] == token]
+            read += 1
+            for name in names:
+                if len(self.marks[name]) == read:
+                    return name
 
     def peek(self) -> int:
         return self.ids[self.at] if self.at < len(self.ids) else -1
@@ -73,9 +93,9 @@ class Twin:
     def spans(self) -> list[Any]:
         found: list[Any] = []
         while True:
-            if 0 <= self.peek() < self.text_size:
+            if self.peek() in self.text:
                 run = []
-                while 0 <= self.peek() < self.text_size:
+                while self.peek() in self.text:
                     run.append(self.take([self.peek()]))
                 found.append(("text", run))
                 continue

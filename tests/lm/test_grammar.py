@@ -40,7 +40,8 @@ def test_every_document_serialises_and_parses_back(case: tuple[Vocabulary, list[
 
 def twin_of(vocabulary: Vocabulary) -> Twin:
     modalities = [(modality.spec, modality.stream, modality.factors) for modality in vocabulary.modalities]
-    return Twin(vocabulary.text_size, vocabulary.max_size, modalities)
+    marks = vocabulary.marks.to_json() if vocabulary.marks else None
+    return Twin(vocabulary.text_size, vocabulary.max_size, modalities, marks)
 
 
 def plain(turns: list[Turn]) -> list[object]:

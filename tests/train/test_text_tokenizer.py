@@ -50,6 +50,10 @@ def test_trains_on_the_split_only_and_is_not_repeated(corpus: Path, caplog: pyte
     assert (directory / "manifest.json").stat().st_mtime_ns == before
     with pytest.raises(MismatchError, match="'size'"):
         run(mapping(corpus, size=310), "test")
+    del done["config"]["document"]  # as by a version that had no such field
+    (corpus.parent / "text" / "done.json").write_text(json.dumps(done))
+    run(mapping(corpus), "test")
+    assert (directory / "manifest.json").stat().st_mtime_ns == before
 
 
 def test_max_characters_limits_what_is_read(corpus: Path) -> None:
@@ -74,6 +78,9 @@ def test_takes_over_a_hugging_face_tokenizer(corpus: Path, tmp_path: Path) -> No
 def test_clear_errors(corpus: Path) -> None:
     with pytest.raises(ConfigError, match="either `data`"):
         run(mapping(corpus, data=[]), "test")
+    for wrong in ({"document": ["<s>", "</s>"]}, {"data": [], "huggingface": "x", "document": ["<s>"]}):
+        with pytest.raises(ConfigError, match="`document` names two tokens of `huggingface`"):
+            run(mapping(corpus, **wrong), "test")
     documents = corpus.with_name("heldout.jsonl")
     documents.write_text('{"split": "heldout", "parts": [{"type": "text", "text": "a"}]}\n')
     with pytest.raises(AnyglotError, match="no text of split 'validation'"):
