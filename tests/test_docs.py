@@ -28,6 +28,7 @@ SCHEMAS = {  # what the verbs make of a config, by its `stage` or `kind`
     "tokenizers": "anyglot.eval.tokenizers:TokenizersEval",
     "language_model": "anyglot.eval.language_model:LanguageModelEval",
     "recommendation": "anyglot.eval.recommendation:RecommendationEval",
+    "harness": "anyglot.eval.harness:HarnessEval",
     "tokenize": "anyglot.data.sources:TokenizeConfig",
 }
 PLACEHOLDERS = {"CONFIG", "CORPUS"}

@@ -16,7 +16,7 @@ TOP = {"cli", "__main__", "doctor", "systems", "inspection"}  # modules that may
 ONLY_INSIDE_FUNCTIONS = {
     "transformers", "deepspeed", "torchaudio", "faster_whisper", "jiwer", "pesq", "pystoi", "onnxruntime", "matplotlib",
     "jinja2", "efficientnet_lite_pytorch", "torchmetrics", "tensorboard", "hibari",
-    "torch_geometric", "rdkit", "ray",
+    "torch_geometric", "rdkit", "ray", "peft", "lm_eval", "gguf",
 }  # fmt: skip
 
 

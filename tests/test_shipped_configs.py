@@ -23,6 +23,7 @@ BY_FOLDER["corpora/graphs"] = ("anyglot.data.corpora.graphs", "GraphsCorpus")
 BY_FOLDER["corpora/molecules"] = ("anyglot.data.corpora.molecules", "MoleculesCorpus")
 BY_FOLDER["corpora/actions"] = ("anyglot.data.corpora.actions", "ActionsCorpus")
 BY_FOLDER["corpora/movielens"] = ("anyglot.data.corpora.movielens", "MovieLensCorpus")
+BY_FOLDER["corpora/smollm2"] = ("anyglot.data.corpora.smollm2", "SmolLM2Weights")
 BY_FOLDER["corpora/recorded"] = ("anyglot.data.corpora.recorded", "RecordedCorpus")
 SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot tokenize`
     "tokenizer": ("anyglot.train.tokenizer", "TokenizerConfig"),
@@ -39,6 +40,7 @@ SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot to
     "tokenizers": ("anyglot.eval.tokenizers", "TokenizersEval"),
     "language_model": ("anyglot.eval.language_model", "LanguageModelEval"),
     "recommendation": ("anyglot.eval.recommendation", "RecommendationEval"),
+    "harness": ("anyglot.eval.harness", "HarnessEval"),
     "tokenize": ("anyglot.data.sources", "TokenizeConfig"),
 }
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from anyglot.errors import ConfigError
 
-KINDS = ("tokenizers", "language_model", "recommendation")  # modules of anyglot.eval
+KINDS = ("tokenizers", "language_model", "recommendation", "harness")  # modules of anyglot.eval
 
 
 def run(mapping: dict[str, Any], where: str) -> None:
