@@ -12,6 +12,7 @@ from anyglot.lm.vocabulary import TEXT, Vocabulary
 from anyglot.tokenizers.base import read_manifest
 from anyglot.tokenizers.text import TextTokenizer
 from anyglot.train.export_text import generation_config, save_text
+from anyglot.train.lora import has_lora, merged_state, save_adapter
 
 
 def check_tokenizers(vocabulary: Vocabulary, tokenizers: Mapping[str, str]) -> None:
@@ -26,7 +27,8 @@ def export(engine: Any, directory: Path, vocabulary: Vocabulary, tokenizers: Map
     """Write the engine's model, whole whatever the ZeRO stage. Every rank calls it; rank 0 writes, atomically.
 
     The directory loads with `AutoModelForCausalLM.from_pretrained` and with `anyglot generate`; with a text tokenizer
-    also with `AutoTokenizer.from_pretrained`, whose chat template writes what was trained on.
+    also with `AutoTokenizer.from_pretrained`, whose chat template writes what was trained on. LoRA is merged into its
+    weights; `adapter/` below it has the adapters alone, for peft.
     """
     import deepspeed
     import torch.distributed as dist
@@ -39,12 +41,19 @@ def export(engine: Any, directory: Path, vocabulary: Vocabulary, tokenizers: Map
         if dist.get_rank() == 0:
             with atomic_directory(directory) as folder:
                 model.config.anyglot_vocabulary = vocabulary.fingerprint
-                model.generation_config = generation_config(vocabulary)
-                model.save_pretrained(folder, state_dict=whole_state(model))
+                if not vocabulary.marks:  # a backbone's own says where its turns end
+                    model.generation_config = generation_config(vocabulary)
+                state = whole_state(model)
+                if has_lora(model):
+                    save_adapter(model, state, folder / "adapter")
+                model.save_pretrained(folder, state_dict=merged_state(model, state))
                 vocabulary.save(folder)
                 if TEXT in tokenizers:
                     text = TextTokenizer.from_pretrained(tokenizers[TEXT])
-                    save_text(folder, text, vocabulary, model.config.max_position_embeddings)
+                    if vocabulary.marks:  # the backbone's own tokenizer, with its chat template
+                        text.write_files(folder)
+                    else:
+                        save_text(folder, text, vocabulary, model.config.max_position_embeddings)
                 for name, source in tokenizers.items():
                     shutil.copytree(source, folder / "tokenizers" / name)
     dist.barrier()

@@ -35,6 +35,7 @@ from anyglot.train.engine import EngineConfig, build_engine, drawn_by_first_rank
 from anyglot.train.export import check_tokenizers, export
 from anyglot.train.failed import NotFiniteError, keep
 from anyglot.train.log import TrainingLog
+from anyglot.train.lora import LoraConfig
 from anyglot.train.meter import GroupSums, Meter
 from anyglot.train.objective import NEXT_TOKENS, NextTokens
 from anyglot.train.optimizers import set_learning_rates
@@ -56,6 +57,7 @@ class PretrainConfig:
     heldout: name -> token store, evaluated every `evaluate_every` steps on `evaluate_batches` batches (0: all).
     tokenizers: "text" or modality -> directory; they are copied into the result, which needs them to read and write.
     new_rows: rows of ids that are parameters of their own; begun and added where `model.pretrained` lacks them.
+    lora: adapters that are trained instead of the weights (`lora.py`).
     freeze: patterns of parameter names that are not trained, `!pattern` takes back (`trainable.py`).
     codebook_embeddings: begin the embeddings of new codes from their tokenizers' codebook vectors, so that like codes
     begin alike. modality_weights: loss weight of a modality's codes, of one of their levels ("speech.1") or of the ids
@@ -78,6 +80,7 @@ class PretrainConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     new_rows: NewRowsConfig = field(default_factory=NewRowsConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     freeze: list[str] = field(default_factory=list)
     codebook_embeddings: bool = True
     modality_weights: dict[str, float] = field(default_factory=dict)
@@ -150,7 +153,9 @@ def pretrain(config: PretrainConfig, rank: int, world: int, objective: NextToken
     starts = config.codebook_embeddings and not found
     codebooks = {name: tokenizer.codebooks() for name, tokenizer in media.items()} if starts else {}
     with drawn_by_first_rank(config.engine, rank):
-        model = build_trainable(config.model, vocabulary, config.new_rows, config.freeze, codebooks, config.seed)
+        model = build_trainable(
+            config.model, vocabulary, config.new_rows, config.freeze, codebooks, config.seed, config.lora
+        )
     shared = join(config.sequence_parallel, model.config, config.data.length)
     attention, chosen = choose_attention(config.attention, model, device, dtype, shared)
     language_model = LanguageModel(model, config.z_loss, attention)
@@ -178,6 +183,14 @@ def pretrain(config: PretrainConfig, rank: int, world: int, objective: NextToken
     began = time.monotonic() - state.seconds
     with TrainingLog(out, "language model", step=state.step, enabled=rank == 0) as log:
         log.note(state.step, state.steps, "attention", chosen)
+
+        def tell_heldout() -> None:
+            for name, store in heldout.items():
+                measured = evaluate(engine, store, config, micro_rows, rank, world, objective)
+                log.scalars(state.step, state.steps, {f"heldout/{name}/{key}": v for key, v in measured.items()})
+
+        if config.model.pretrained and state.step == 0:  # what it knew, to compare with
+            tell_heldout()
         while not state.steps or state.step < state.steps:
             share = factor(config.schedule, state.step, state.steps or 10**9)
             set_learning_rates(engine.optimizer, config.engine, share)
@@ -200,9 +213,7 @@ def pretrain(config: PretrainConfig, rank: int, world: int, objective: NextToken
                     del measured["gradient_norm"]  # ZeRO would tell that of Muon's steps
                 log.scalars(state.step, state.steps, measured)
             if state.step % config.evaluate_every == 0 or last:
-                for name, store in heldout.items():
-                    measured = evaluate(engine, store, config, micro_rows, rank, world, objective)
-                    log.scalars(state.step, state.steps, {f"heldout/{name}/{key}": v for key, v in measured.items()})
+                tell_heldout()
                 if config.samples and rank == 0:
                     show_samples(log, state.step, writer, config.samples)
                     engine.train()

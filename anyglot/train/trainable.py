@@ -14,6 +14,7 @@ from anyglot.errors import ConfigError, MismatchError
 from anyglot.lm.model import ModelConfig, build_model, initialise_codes
 from anyglot.lm.rows import INITS, add_rows, split_rows
 from anyglot.lm.vocabulary import FILE, Vocabulary
+from anyglot.train.lora import LoraConfig, add_lora
 
 
 @dataclass
@@ -39,8 +40,9 @@ def build_trainable(
     freeze_patterns: Sequence[str],
     codebooks: Mapping[str, Sequence[Tensor]],
     seed: int,
+    lora: LoraConfig | None = None,
 ) -> Any:
-    """The model of a config: from scratch, or pretrained with the rows that it lacks; split, and frozen as told.
+    """The model of a config: from scratch, or pretrained with the rows that it lacks; split, adapted, frozen as told.
 
     codebooks: modality -> vectors `[size, dim]` of each level, which new rows of codes begin as projections of.
     """
@@ -59,6 +61,8 @@ def build_trainable(
         if known < vocabulary.size:
             add_rows(model, vocabulary, known, new_rows.init, codebooks, seed)
         split_rows(model, old)
+    if lora and lora.rank:
+        add_lora(model, lora, seed)
     freeze(model, freeze_patterns)
     return model
 
