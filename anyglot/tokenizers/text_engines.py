@@ -47,7 +47,10 @@ def _unescaped(piece: str) -> bytes:
 
 
 def huggingface_engine(model: bytes) -> Engine:
-    """Ids are the tokenizer's own. Its added tokens are forbidden, but for runs of whitespace, which are only text."""
+    """Ids are the tokenizer's own. Its added tokens are forbidden, but for runs of whitespace, which are only text.
+
+    Rare bytes that it has no id for, as SmolLM2's has none for 21 of them, get ids behind its own.
+    """
     from tokenizers import Tokenizer
 
     try:
@@ -61,14 +64,16 @@ def huggingface_engine(model: bytes) -> Engine:
     except Exception as error:  # the Rust library raises plain Exception
         raise AnyglotError(f"not a Hugging Face tokenizer.json ({' '.join(str(error).split())[:200]})") from error
     names = [f"<0x{byte:02X}>" if by_bytes else char for byte, char in enumerate(_byte_characters())]
-    for byte, name in enumerate(names):
-        if name not in vocabulary:
-            raise AnyglotError(
-                f"has no id for byte 0x{byte:02X} and would lose text; take a byte-level or byte-fallback one"
-            )
+    missing = [byte for byte, name in enumerate(names) if name not in vocabulary]
+    if any(0x20 <= byte < 0x7F for byte in missing):  # no byte-level tokenizer at all
+        raise AnyglotError(
+            f"has no id for byte 0x{missing[0]:02X} and would lose text; take a byte-level or byte-fallback one"
+        )
+    own = 1 + max([*vocabulary.values(), *added])
+    vocabulary |= {names[byte]: own + number for number, byte in enumerate(missing)}
     byte_ids = [vocabulary[name] for name in names]
     bytes_of = _unescaped if by_bytes else _unmapped
-    spelling = [b""] * (1 + max([*vocabulary.values(), *added]))
+    spelling = [b""] * (own + len(missing))
     for piece, token in vocabulary.items():
         spelling[token] = bytes_of(piece)
     forbidden = {unknown}

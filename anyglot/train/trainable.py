@@ -1,6 +1,7 @@
 """What of a model is trained: rows of new ids, as parameters of their own, and patterns that freeze the rest."""
 
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ def build_trainable(
 def first_new_id(after: str, vocabulary: Vocabulary) -> int:
     """How many ids a checkpoint directory knows, or the number that `after` is.
 
-    A checkpoint without a vocabulary of ours, such as a backbone from elsewhere, knows the text block.
+    A checkpoint without a vocabulary of ours, such as a backbone from elsewhere, knows the text block, as far as it has
+    rows for it.
     Raises MismatchError if its ids mean something else in `vocabulary`, ConfigError if there is no checkpoint.
     """
     if after.isdecimal():
@@ -89,7 +91,8 @@ def first_new_id(after: str, vocabulary: Vocabulary) -> int:
         return older.size
     if not (directory / "config.json").is_file():
         raise ConfigError(f"new_rows.after: {after} is neither a checkpoint directory nor an id")
-    return vocabulary.text_size
+    described = json.loads((directory / "config.json").read_text("utf-8"))
+    return min(vocabulary.text_size, described.get("vocab_size", vocabulary.text_size))
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:

@@ -84,9 +84,18 @@ def unigram() -> bytes:
     return tokenizer.to_str().encode()
 
 
+def few_bytes() -> bytes:
+    """As SmolLM2's: byte-level, without the bytes that its training text lacked."""
+    description = json.loads(byte_level())
+    for byte in (0x00, 0x04, 0xF1, 0xFF):
+        del description["model"]["vocab"][chr(byte if byte > 0xA0 else 0x100 + byte)]
+    return json.dumps(description).encode()
+
+
 TOKENIZERS = {
     "sentencepiece": TextTokenizer.train(LINES, 380),
     "byte_level": TextTokenizer("huggingface", byte_level()),
+    "few_bytes": TextTokenizer("huggingface", few_bytes()),
     "byte_fallback": TextTokenizer("huggingface", byte_fallback()),
     "unigram": TextTokenizer("huggingface", unigram()),
 }
@@ -178,6 +187,15 @@ def test_ids_are_the_original_ones() -> None:
     original.no_truncation()
     for text in (" a dog jumps over 12 foxes", " grinning face"):
         assert TOKENIZERS["byte_level"].encode(text) == original.encode(text, add_special_tokens=False).ids
+
+
+def test_missing_bytes_get_ids_behind_the_others() -> None:
+    whole, few = TOKENIZERS["byte_level"], TOKENIZERS["few_bytes"]
+    assert few.size == whole.size + 4
+    assert [few.decode([token]) for token in range(whole.size, whole.size + 2)] == ["\0", "\x04"]
+    for text in LINES:
+        assert few.encode(text) == whole.encode(text)
+    assert few.encode("a\x04b") == [*few.encode("a"), whole.size + 1, *few.encode("b")]
 
 
 def test_sentencepiece_has_no_control_ids() -> None:

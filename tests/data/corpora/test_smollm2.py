@@ -35,6 +35,6 @@ def test_smollm2_speaks(tmp_path):
     assert "Paris" in tokenizer.decode(answer)
     assert tokenizer.tokenize("a  1945") == ["a", "ĠĠ", "1", "9", "4", "5"]
     text = TextTokenizer.from_huggingface(tmp_path / "source", ("<|endoftext|>", "<|endoftext|>"))
-    assert text.size == 49152
+    assert text.size == 49152 + 21, "bytes that it has no id for"
     assert (text.marks.bos, text.marks.end_of_turn[0], text.marks.user[0]) == ((0,), 2, 1)
     assert text.encode("user\n") == list(text.marks.user[1:])
