@@ -2,8 +2,8 @@
 
     anyglot fetch smollm2 --out runs/smollm2/source
     anyglot train smollm2/text
-    anyglot tokenize smollm2/tokenize
-    python scripts/bench_backbone.py --steps 120
+    anyglot tokenize smollm2/tokenize sources.names.limit=250 sources.heldout.limit=400
+    python scripts/bench_backbone.py --steps 40 --threads 1 --limit 20
 
 Runs `anyglot train smollm2/lm` in a process of its own, and `anyglot eval smollm2/eval_text` if lm-evaluation-harness
 is installed; needs the demo's data, image and speech tokenizers (runs/demo). Writes docs/results/backbone.json and .md.
