@@ -16,7 +16,7 @@ from anyglot.lm.model import extend_model, initialise_codes
 from anyglot.lm.vocabulary import Vocabulary
 
 INITS = ("codebook", "mean", "random")
-NEAR = 0.1  # spread of new rows about the mean row, in that of old rows
+NEAR = 0.1  # spread of new rows about the mean row, in that of old rows: one as wide took likelihood from old ids
 
 
 class SplitRows(nn.Module):
@@ -95,8 +95,7 @@ def add_rows(
 
     Args:
         init: "random": as a fresh model's. "mean": near the mean of the old rows, so that new ids are about as likely
-            as an average old one (Hewitt, 2021). "codebook": about that mean too, spread as old rows are, codes alike
-            whose codebook vectors are.
+            as an average old one (Hewitt, 2021). "codebook": as near, and codes alike whose codebook vectors are.
         codebooks: modality -> vectors `[size, dim]` of each level; those of modalities among the old ids are not used.
     """
     if init not in INITS:
@@ -108,8 +107,7 @@ def add_rows(
     middles = {}
     for key, weight in layers.items():  # one, if the head is the embedding
         middles[key] = weight[:old].float().mean(0)
-        spread = (weight[:old] - middles[key]).std() * (NEAR if init == "mean" else 1.0)
-        weight[old:] *= spread / weight[old:].std()
+        weight[old:] *= NEAR * (weight[:old] - middles[key]).std() / weight[old:].std()
     if init == "codebook":
         new = {name: of for name, of in (codebooks or {}).items() if vocabulary.opener(name) >= old}
         initialise_codes(model, vocabulary, new, seed)

@@ -94,6 +94,9 @@ def run(checkpoint: Path, modality: Path, data: Path, out: Path, overrides: Sequ
     name = register(modality)
     if is_finished(out, config, "model"):
         return
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()  # of loading and writing small files
     if int(os.environ.get("RANK", "0")) == 0:
         prepare(config, name)
     with process_group() as (rank, world):

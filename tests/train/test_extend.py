@@ -1,7 +1,10 @@
 """`anyglot extend`: a model learns a modality out of a file, keeps what it knew, and is a plain checkpoint again."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -104,6 +107,21 @@ def test_a_model_learns_tunes_and_keeps_what_it_knew(bundle, tmp_path, capsys):
     assert (out / "done.json").stat().st_mtime_ns == done
     with pytest.raises(AnyglotError, match="made with another 'rows_steps'"):
         run(bundle, EXAMPLE, songs, out, [*settings, "rows_steps=9"])
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_report_of_one(bundle, tmp_path):
+    songs = write_songs(tmp_path / "songs")
+    reports = []
+    for world in (1, 2):
+        out = tmp_path / str(world)
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+        command += ["-m", "anyglot", "extend", str(bundle), "--modality", str(EXAMPLE), "--data", str(songs)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        subprocess.run([*command, "--out", str(out), *SMALL], check=True, timeout=300, env=environment)
+        reports.append(json.loads((out / "report.json").read_text()))
+    one, two = (report["bits"]["layers"]["heldout"] for report in reports)
+    assert two == pytest.approx(one, rel=1e-3)
 
 
 def test_a_tokenizer_that_is_trained(bundle, tmp_path):
