@@ -169,6 +169,11 @@ class LanguageModel(nn.Module):
         )
 
     @property
+    def module(self) -> "LanguageModel":
+        """Itself: what an engine around it calls so, so that `evaluate` takes either."""
+        return self
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
