@@ -9,6 +9,7 @@ import torch
 from anyglot.data.batches import single_pass
 from anyglot.data.shards import TokenStore
 from anyglot.inference.anyglot import Anyglot
+from anyglot.lm.depth import riders_after
 from anyglot.lm.model import LanguageModel
 from anyglot.lm.vocabulary import TEXT
 
@@ -37,7 +38,7 @@ def bits_per_code(
     for block in vocabulary.blocks:
         members = counts[block.start : block.end]
         log_frequency[block.start : block.end] = (members / members.sum()).log()
-    language_model = LanguageModel(model.model)
+    language_model = LanguageModel(model.model, depth=model.decoder.depth, riders=riders_after(vocabulary).to(device))
     level = torch.from_numpy(vocabulary.lookup.level)
     modality = torch.from_numpy(vocabulary.lookup.modality)
     sums = {name: np.zeros(3) for name in vocabulary.modality_names}  # ids, nats of the model, nats of the frequencies

@@ -29,6 +29,7 @@ from anyglot.files import write_json
 from anyglot.inference.anyglot import Anyglot, media_of
 from anyglot.inference.decode import Request
 from anyglot.inference.sampling import SamplingConfig
+from anyglot.lm.depth import DepthTransformer
 from anyglot.lm.vocabulary import TEXT
 from anyglot.train.device import local_device
 
@@ -254,7 +255,9 @@ def untrained(model: Anyglot, config: LanguageModelEval) -> Anyglot:
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         random = transformers.AutoModelForCausalLM.from_config(model.model.config).to(model.decoder.head)
-    return Anyglot(random, model.vocabulary, model.text, model.tokenizers, config.sampling)
+        trained = model.decoder.depth
+        depth = trained and DepthTransformer(trained.config, trained.hidden, trained.levels).to(model.decoder.head)
+    return Anyglot(random, model.vocabulary, model.text, model.tokenizers, config.sampling, depth)
 
 
 def _write_samples(model: Anyglot, directions: dict[str, list[Answer]], keep: int, out: Path) -> None:

@@ -14,6 +14,7 @@ from anyglot.errors import AnyglotError, MediaError, MismatchError
 from anyglot.inference.decode import Decoder, Request
 from anyglot.inference.sampling import SamplingConfig
 from anyglot.inference.trie import Trie
+from anyglot.lm.depth import DepthTransformer, has_depth
 from anyglot.lm.grammar import Grammar, Span, Turn
 from anyglot.lm.parser import Parser, SpanEnd, TextDelta
 from anyglot.lm.streams import factor
@@ -42,8 +43,9 @@ class Anyglot:
         model: a Hugging Face causal LM over the vocabulary's ids.
         vocabulary, text, tokenizers: which belong together; one tokenizer for every modality of the vocabulary.
         sampling: settings per modality, "text" among them.
+        depth: the transformer over levels, if the vocabulary has `depth` streams.
     Raises:
-        MismatchError: they do not belong together, or a tokenizer is missing.
+        MismatchError: they do not belong together, or a tokenizer or the depth transformer is missing.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Anyglot:
         text: TextTokenizer,
         tokenizers: Mapping[str, ModalityTokenizer],
         sampling: Mapping[str, SamplingConfig] | None = None,
+        depth: DepthTransformer | None = None,
     ) -> None:
         rows = model.get_input_embeddings().weight.shape[0]
         if rows < vocabulary.size:
@@ -68,7 +71,8 @@ class Anyglot:
         self.grammar = Grammar(vocabulary)
         self.text = text
         self.tokenizers = dict(tokenizers)
-        self.decoder = Decoder(self.model, self.grammar, sampling, catalogues=_catalogues(vocabulary, tokenizers))
+        catalogues = _catalogues(vocabulary, tokenizers)
+        self.decoder = Decoder(self.model, self.grammar, sampling, catalogues=catalogues, depth=depth)
 
     @classmethod
     def load(
@@ -94,7 +98,8 @@ class Anyglot:
         model = _load_model(directory).to(device)
         made_with = getattr(model.config, "anyglot_vocabulary", vocabulary.fingerprint)
         vocabulary.require(made_with, str(directory / "model.safetensors"))
-        return cls(model, vocabulary, text, tokenizers, sampling)
+        depth = DepthTransformer.load(directory).to(model.device, model.dtype) if has_depth(vocabulary) else None
+        return cls(model, vocabulary, text, tokenizers, sampling, depth)
 
     def encode(self, parts: Sequence[Part]) -> list[Span]:
         """Parts as spans of codes. Raises MediaError or MismatchError naming the part."""

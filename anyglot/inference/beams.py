@@ -14,6 +14,7 @@ from torch import Tensor
 from anyglot.errors import AnyglotError
 from anyglot.inference.cache import KeyValueCache, padded_prompts
 from anyglot.inference.decode import Decoder
+from anyglot.inference.reading import hidden_after
 from anyglot.inference.trie import Prefix, Trie
 
 
@@ -56,6 +57,10 @@ def beam_search(
         raise AnyglotError(
             f"the longest prompt leaves no room: {longest} ids, the model reads {decoder.limit}; shorten the history"
         )
+    if decoder.depth is not None:
+        raise AnyglotError(
+            "beams read levels one by one; use a model whose modalities are written by other streams than depth"
+        )
     if not prompts:
         return []
     opened = []
@@ -67,7 +72,7 @@ def beam_search(
     device, rows = decoder.head.device, len(prompts)
     ids, pads = padded_prompts(opened, decoder.vocabulary.pad, device)
     cache = KeyValueCache(ids.shape[1] + beams * (rules.levels - 1))
-    hidden = decoder.hidden_after(ids, pads, cache)[:, None]  # [rows, 1, hidden]
+    hidden = hidden_after(decoder.model, ids, pads, cache)[:, None]  # [rows, 1, hidden]
     seen = (torch.arange(ids.shape[1], device=device) >= pads[:, None])[:, None]  # [rows, beams, keys]
     prefixes: list[list[Prefix]] = [[()] for _ in range(rows)]
     scores = torch.zeros(rows, 1, device=device)

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyglot.errors import AnyglotError
-from anyglot.inference.cache import KeyValueCache, padded_prompts
+from anyglot.errors import AnyglotError, MismatchError
+from anyglot.inference.reading import DepthReader, PlainReader, Reader
 from anyglot.inference.sampling import SamplingConfig, sample
 from anyglot.inference.trie import Trie
 from anyglot.lm.architectures import softcap_of
 from anyglot.lm.automaton import CODES, HEADER, Automaton, Ranges, Rules, State, joined
+from anyglot.lm.depth import DepthTransformer, has_depth, riders_after
 from anyglot.lm.loss import cap_
 from anyglot.lm.streams import CLOSE
 from anyglot.lm.vocabulary import ROLES, TEXT
@@ -56,6 +57,7 @@ class Decoder:
         automaton: the grammar of its vocabulary.
         sampling: settings per modality; `default` for those not named.
         catalogues: modality without axes -> the codes of its media; it writes no others.
+        depth: what says the later levels of `depth` streams; needed if the vocabulary has such.
     """
 
     def __init__(
@@ -65,8 +67,12 @@ class Decoder:
         sampling: Mapping[str, SamplingConfig] | None = None,
         default: SamplingConfig | None = None,
         catalogues: Mapping[str, Trie] | None = None,
+        depth: DepthTransformer | None = None,
     ) -> None:
+        if depth is None and has_depth(automaton.vocabulary):
+            raise MismatchError("the vocabulary has depth streams, but no depth transformer was given")
         self.model = model
+        self.depth = depth
         self.automaton = automaton
         self.vocabulary = automaton.vocabulary
         self.roles = tuple(self.vocabulary.special(role) for role in ROLES)
@@ -91,25 +97,28 @@ class Decoder:
         if not rows:
             return []
         self.head = self.model.get_output_embeddings().weight  # that of a model in training may be a copy
-        device = self.head.device
-        ids, pads = padded_prompts([row.request.prompt for row in rows], self.vocabulary.pad, device)
-        cache = KeyValueCache(self._room(rows, ids.shape[1]))
+        reader = self._reader()
+        prompts = [row.request.prompt for row in rows]
+        hidden = reader.read_prompts(prompts, self._room(rows, max(map(len, prompts))))  # [rows, hidden]
         active = list(rows)
-        while active:
-            hidden = self.hidden_after(ids, pads, cache)  # [rows, hidden]
+        while True:
             chosen = self._choose(active, hidden)
             for row, token in zip(active, chosen, strict=True):
                 self._take(row, token)
                 if on_token:
                     on_token(row.index, token)
             keep = [index for index, row in enumerate(active) if not row.done]
-            ids = torch.tensor([chosen[index] for index in keep], device=device)[:, None]
+            if not keep:
+                return [row.written for row in rows]
             if len(keep) < len(active):
-                kept = torch.tensor(keep, dtype=torch.long, device=device)
-                cache.keep_rows(kept)
-                pads = pads[kept]
+                reader.keep(keep)
                 active = [active[index] for index in keep]
-        return [row.written for row in rows]
+            hidden = reader.read([chosen[index] for index in keep])
+
+    def _reader(self) -> Reader:
+        if self.depth is None:
+            return PlainReader(self.model, self.vocabulary.pad)
+        return DepthReader(self.model, self.depth, riders_after(self.vocabulary))
 
     def _begin(self, index: int, request: Request) -> _Row:
         names = request.modalities or self.vocabulary.modality_names
@@ -128,21 +137,6 @@ class Decoder:
         span = max((self.automaton.longest(name) for name in self.vocabulary.modality_names[1:]), default=0)
         asked = (min(r.request.max_tokens + span + 1, self.limit - len(r.request.prompt)) for r in rows)
         return prompt + max(asked)
-
-    def hidden_after(self, ids: Tensor, pads: Tensor, cache: KeyValueCache) -> Tensor:
-        """Hidden states `[rows, hidden]` after the last of `ids` `[rows, new]`."""
-        new, before = ids.shape[1], cache.filled
-        places = torch.arange(before, before + new, device=ids.device)  # [new]
-        keys = torch.arange(before + new, device=ids.device)  # [read]
-        positions = (places[None] - pads[:, None]).clamp(min=0)
-        # A pad sees itself, since a softmax over nothing is NaN; nobody else sees it.
-        seen = (keys[None, None] <= places[None, :, None]) & (keys[None, None] >= pads[:, None, None])
-        seen |= keys[None, None] == places[None, :, None]
-        hidden = self.model.get_decoder()(
-            input_ids=ids, position_ids=positions, attention_mask=seen[:, None], past_key_values=cache, use_cache=True
-        ).last_hidden_state
-        cache.advance(new)
-        return hidden[:, -1]
 
     def logits(self, hidden: Tensor, low: int, high: int) -> Tensor:
         """Logits `[..., high - low]` of the ids from `low` below `high` after hidden states `[..., hidden]`."""

@@ -61,9 +61,10 @@ class Attention:
         if model.config._attn_implementation != OURS:
             raise ConfigError(f"{type(model).__name__} takes no attention but its own; set attention=sdpa")
 
-    def hidden_states(self, model: Any, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor) -> Tensor:
+    def hidden_states(self, model: Any, inputs: Tensor, position_ids: Tensor, document_ids: Tensor) -> Tensor:
         """Hidden states `[rows, length, hidden]` of packed rows; every argument is `[rows, length]`.
 
+        inputs: ids, or their embeddings `[rows, length, hidden]`.
         document_ids: one number for the places of a document, which are neighbours; padding has one of its own.
         Raises ConfigError if the architecture attends otherwise, or does not tell its layers of documents.
         """
@@ -72,7 +73,7 @@ class Attention:
         _check_window(model.config.get_text_config(), document_ids.shape[1])
         packed: _Packed | None = None
         arguments: dict[str, Any] = {  # so that no mask is made
-            "attention_mask": torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=input_ids.device)
+            "attention_mask": torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=document_ids.device)
         }
         if self.by_mask:
             arguments["attention_mask"] = additive_mask(document_ids, model.dtype)
@@ -80,7 +81,8 @@ class Attention:
             packed = _Packed(KERNELS[self.backend](document_ids, model.dtype), self.shared)
             arguments["packed"] = packed
         decoder = model.get_decoder()
-        output = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False, **arguments)
+        arguments["input_ids" if inputs.ndim == 2 else "inputs_embeds"] = inputs
+        output = decoder(position_ids=position_ids, use_cache=False, **arguments)
         if packed is not None and not packed.used:
             raise ConfigError(f"{type(decoder).__name__} does not tell its layers of documents; set attention=sdpa")
         return output.last_hidden_state

@@ -1,7 +1,7 @@
 """The decoder-only model over the token stream: any Hugging Face causal LM, seen as hidden states and a head."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from anyglot.errors import ConfigError
 from anyglot.lm.architectures import ADDED, causal_lm, check_logits, softcap_of
 from anyglot.lm.attention import Attention
+from anyglot.lm.depth import DepthConfig, DepthTransformer, fold, fold_embeddings, next_states
 from anyglot.lm.loss import BlockwiseCrossEntropy, TokenLoss
 from anyglot.lm.vocabulary import Vocabulary
 
@@ -29,6 +30,7 @@ class ModelConfig:
     tie: the output head is the embedding. pad_vocabulary_to: round the number of rows up to a multiple.
     pretrained: a Hugging Face checkpoint directory to start from instead; the shape fields are then unused, dropout
         and the switches are refused.
+    depth: the transformer over levels, where a modality's stream is `depth`.
     """
 
     hidden: int = 256
@@ -46,6 +48,7 @@ class ModelConfig:
     tie: bool = True
     pad_vocabulary_to: int = 64
     pretrained: str = ""
+    depth: DepthConfig = field(default_factory=DepthConfig)
 
 
 def build_model(config: ModelConfig, vocabulary_size: int, seed: int = 0) -> Any:
@@ -152,9 +155,22 @@ def initialise_codes(model: Any, vocabulary: Vocabulary, codebooks: Mapping[str,
 
 
 class LanguageModel(nn.Module):
-    """A causal LM with the block-wise loss: what the DeepSpeed engine wraps."""
+    """A causal LM with the block-wise loss: what the DeepSpeed engine wraps.
 
-    def __init__(self, model: Any, z_loss: float = 0.0, attention: Attention | None = None) -> None:
+    Args:
+        depth: what says the later levels of `depth` streams, with `riders`, int64 `[vocabulary]` (`riders_after`).
+    """
+
+    riders: Tensor
+
+    def __init__(
+        self,
+        model: Any,
+        z_loss: float = 0.0,
+        attention: Attention | None = None,
+        depth: DepthTransformer | None = None,
+        riders: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.attention = attention or Attention()
@@ -167,6 +183,9 @@ class LanguageModel(nn.Module):
             new_rows=head.new_rows if split else None,
             softcap=softcap_of(model.config),
         )
+        self.depth = depth
+        if depth is not None:
+            self.register_buffer("riders", riders, persistent=False)
 
     @property
     def module(self) -> "LanguageModel":
@@ -192,11 +211,25 @@ class LanguageModel(nn.Module):
         reweigh: makes the weights of the loss, of any sign, of the nats of the labels that `weights` counts: what is a
         function of the model's log-probabilities has the gradient of a cross-entropy with weights of its own.
         """
-        hidden = self.attention.hidden_states(self.model, input_ids, position_ids, document_ids)
+        if self.depth is None:
+            hidden = self.attention.hidden_states(self.model, input_ids, position_ids, document_ids)
+        else:
+            hidden = self._folded_states(self.depth, input_ids, position_ids, document_ids)
         if reweigh is not None:
             with torch.no_grad():
                 weights = reweigh(self.loss(hidden, labels, weights).nll.view(labels.shape))
         return self.loss(hidden, labels, weights)
+
+    def _folded_states(
+        self, depth: DepthTransformer, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor
+    ) -> Tensor:
+        """Hidden states `[rows, length, hidden]` with the levels of a cell inside one position."""
+        rides = self.riders[input_ids] < 0
+        folded = fold(rides, position_ids, document_ids)
+        embeddings = self.model.get_input_embeddings()(input_ids)
+        inputs = fold_embeddings(embeddings, folded, document_ids >= 0)
+        hidden = self.attention.hidden_states(self.model, inputs, folded.position_ids, folded.document_ids)
+        return next_states(hidden, embeddings, folded, rides, depth)
 
 
 def flops_per_token(model: Any, length: int) -> float:

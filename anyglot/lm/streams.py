@@ -11,7 +11,7 @@ product of the other axes) and `levels` codes in each cell. A stream is two thin
 Before the order comes the factoring: a level of `size` codes may be written as several levels of fewer codes, the
 digits of its code (`factor`, `unfactor`). MAGVIT-v2 (arXiv:2310.05737) writes one of 2^18 codes as two of 512.
 
-`depth` (levels predicted inside one position by a small transformer) takes only the first level's order.
+`depth` has the order of `frame`, but its later levels take no positions of the language model: see `anyglot.lm.depth`.
 """
 
 from collections.abc import Sequence
@@ -131,7 +131,13 @@ class Delay:
         return group if level and not inside else 0
 
 
-STREAMS: dict[str, type[Stream]] = {stream.name: stream for stream in (Frame, Level, Delay)}
+class Depth(Frame):
+    """As `Frame`; the codes of a cell share one position of the language model."""
+
+    name: ClassVar[str] = "depth"
+
+
+STREAMS: dict[str, type[Stream]] = {stream.name: stream for stream in (Frame, Level, Delay, Depth)}
 
 
 def _group(count: int, row: int, levels: int) -> tuple[int, int]:

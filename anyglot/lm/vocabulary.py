@@ -136,7 +136,7 @@ class Vocabulary:
         Args:
             modalities: (spec, tokenizer fingerprint) of each modality, in the order of their ids.
             max_size: how many numbers the shared sizes block holds; larger headers bring their own.
-            streams: modality -> "frame", "level" or "delay"; those not named are "frame".
+            streams: modality -> "frame", "level", "delay" or "depth"; those not named are "frame".
             factors: modality -> how many sub-codes each of its codes is written as; 1 where not named.
             marks: those of the text tokenizer, if it has any.
         Raises:

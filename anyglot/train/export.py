@@ -28,15 +28,16 @@ def export(engine: Any, directory: Path, vocabulary: Vocabulary, tokenizers: Map
 
     The directory loads with `AutoModelForCausalLM.from_pretrained` and with `anyglot generate`; with a text tokenizer
     also with `AutoTokenizer.from_pretrained`, whose chat template writes what was trained on. LoRA is merged into its
-    weights; `adapter/` below it has the adapters alone, for peft.
+    weights; `adapter/` below it has the adapters alone, for peft. The transformer over levels of `depth` streams lies
+    beside it, in `depth.safetensors`.
     """
     import deepspeed
     import torch.distributed as dist
     import transformers
 
     transformers.utils.logging.disable_progress_bar()  # of writing a single file
-    model = engine.module.model
-    parameters = list(model.parameters()) if engine.zero_optimization_stage() == 3 else []
+    model, depth = engine.module.model, engine.module.depth
+    parameters = list(engine.module.parameters()) if engine.zero_optimization_stage() == 3 else []
     with deepspeed.zero.GatheredParameters(parameters, enabled=bool(parameters)):
         if dist.get_rank() == 0:
             with atomic_directory(directory) as folder:
@@ -54,6 +55,8 @@ def export(engine: Any, directory: Path, vocabulary: Vocabulary, tokenizers: Map
                         text.write_files(folder)
                     else:
                         save_text(folder, text, vocabulary, model.config.max_position_embeddings)
+                if depth is not None:
+                    depth.save(folder)
                 for name, source in tokenizers.items():
                     shutil.copytree(source, folder / "tokenizers" / name)
     dist.barrier()

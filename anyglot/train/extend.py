@@ -19,6 +19,8 @@ from anyglot.data import tokenize
 from anyglot.data.shards import TokenStore
 from anyglot.errors import AnyglotError, ConfigError, MismatchError
 from anyglot.files import atomic_directory, write_json
+from anyglot.lm.depth import STREAM as DEPTH
+from anyglot.lm.depth import has_depth
 from anyglot.lm.model import LanguageModel, ModelConfig, build_model
 from anyglot.lm.rows import add_rows
 from anyglot.lm.vocabulary import TEXT, Vocabulary
@@ -135,6 +137,8 @@ def prepare(config: ExtendConfig, name: str) -> None:
     old = Vocabulary.load(checkpoint)
     if name in old.modality_names:
         raise ConfigError(f"{checkpoint} knows {name!r} already; train it further with `anyglot train`")
+    if has_depth(old) or config.stream == DEPTH:
+        raise ConfigError("modalities are not added with `depth` streams yet; choose frame, level or delay")
     if not _is_prepared(config, out):
         vocabulary, tokenizer = tokenized(config, name, old)
         add_modality(checkpoint, out / "start", vocabulary, tokenizer, config.init)

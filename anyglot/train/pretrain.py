@@ -23,6 +23,7 @@ from anyglot.data.shards import TokenStore
 from anyglot.errors import AnyglotError, ConfigError
 from anyglot.files import write_json
 from anyglot.inference.anyglot import Anyglot
+from anyglot.lm.depth import riders_after
 from anyglot.lm.model import LanguageModel, ModelConfig, flops_per_token
 from anyglot.lm.vocabulary import TEXT
 from anyglot.tokenizers.base import load_tokenizer
@@ -34,6 +35,7 @@ from anyglot.train.device import compute_dtype, local_device, matmul_flops
 from anyglot.train.engine import EngineConfig, build_engine, drawn_by_first_rank, loss_scale, process_group
 from anyglot.train.export import check_tokenizers, export
 from anyglot.train.failed import NotFiniteError, keep
+from anyglot.train.levels import trained_depth
 from anyglot.train.log import TrainingLog
 from anyglot.train.lora import LoraConfig
 from anyglot.train.meter import GroupSums, Meter
@@ -158,7 +160,8 @@ def pretrain(config: PretrainConfig, rank: int, world: int, objective: NextToken
         )
     shared = join(config.sequence_parallel, model.config, config.data.length)
     attention, chosen = choose_attention(config.attention, model, device, dtype, shared)
-    language_model = LanguageModel(model, config.z_loss, attention)
+    depth = trained_depth(config, vocabulary, model.config.hidden_size)
+    language_model = LanguageModel(model, config.z_loss, attention, depth, riders_after(vocabulary))
     if config.activation_checkpointing:
         language_model.model.gradient_checkpointing_enable({"use_reentrant": False})
     flops = flops_per_token(language_model.model, config.data.length)
@@ -169,7 +172,7 @@ def pretrain(config: PretrainConfig, rank: int, world: int, objective: NextToken
         checkpoints.load(engine, found)
     if config.samples and rank == 0:
         text = TextTokenizer.from_pretrained(config.tokenizers[TEXT])
-        writer = Anyglot(engine.module.model, vocabulary, text, media)
+        writer = Anyglot(engine.module.model, vocabulary, text, media, depth=engine.module.depth)
         engine.train()
     loss_weights = LossWeights(vocabulary, config.modality_weights, config.normalise, device)
     meter = Meter(vocabulary, flops, matmul_flops(dtype, device), device)
@@ -211,6 +214,8 @@ def pretrain(config: PretrainConfig, rank: int, world: int, objective: NextToken
                 measured["learning_rate"] = config.engine.learning_rate * share
                 if config.engine.optimizer == "muon":
                     del measured["gradient_norm"]  # ZeRO would tell that of Muon's steps
+                if depth is not None:
+                    del measured["utilisation"]  # how many positions a row takes differs
                 log.scalars(state.step, state.steps, measured)
             if state.step % config.evaluate_every == 0 or last:
                 tell_heldout()

@@ -27,9 +27,11 @@ run(load_mapping(sys.argv[1], sys.argv[2:]), sys.argv[1])
 """
 
 
-def make_store(folder: Path, documents: int = 60, seed: int = 0, only: str = "") -> Path:
+def make_store(
+    folder: Path, documents: int = 60, seed: int = 0, only: str = "", streams: dict[str, str] | None = None
+) -> Path:
     """A token store of random documents with text, pictures and speech, or with `only` one of these."""
-    vocabulary = Vocabulary.build(40, "t", [(IMAGE, "i"), (SPEECH, "s")], max_size=8)
+    vocabulary = Vocabulary.build(40, "t", [(IMAGE, "i"), (SPEECH, "s")], max_size=8, streams=streams)
     grammar, random = Grammar(vocabulary), np.random.default_rng(seed)
     serialised = []
     for index in range(documents):

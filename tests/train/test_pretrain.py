@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.train.runs import kill_after, log, losses, make_store, train, weights, write_config
 
@@ -95,6 +96,35 @@ def test_muon_gives_one_curve_too_however_many_processes_and_kills(stage, folder
     kill_after(config, killed, 4, f"out={killed}", *options)
     train(config, 1, f"out={killed}", *options)
     assert losses(killed) == losses(one)
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_levels_inside_a_position_are_trained_by_any_number_of_processes_and_exported(stage, folder):
+    """Also by a rank whose share of a batch has no such codes."""
+    store = make_store(folder / f"depth-store-{stage}", streams={"speech": "depth"})
+    one, two = (folder / f"depth-{stage}-{name}" for name in ("one", "two"))
+    config = write_config(folder / f"depth-{stage}.yaml", store, one)
+    options = (
+        f"engine.zero_stage={stage}",
+        "model.attention_dropout=0",
+        "model.depth.heads=2",
+        "engine.learning_rate=0.01",
+    )
+    train(config, 1, f"out={one}", *options)
+    assert losses(one)[-1] < losses(one)[0]
+    assert {"depth.json", "depth.safetensors"} <= {path.name for path in (one / "model").iterdir()}
+    train(config, 2, f"out={two}", *options)
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-4)
+    ours, theirs = (load_file(run / "model" / "depth.safetensors") for run in (one, two))
+    for name, value in ours.items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-2, atol=1e-4)
+
+
+def test_what_does_not_go_with_levels_inside_a_position_is_refused(folder):
+    store = make_store(folder / "depth-refused", streams={"speech": "depth"})
+    config = write_config(folder / "depth-refused.yaml", store, folder / "refused")
+    assert "leave them out" in train(config, 1, "freeze=['*norm*']", succeeds=False)
+    assert "set sequence_parallel=1" in train(config, 2, "sequence_parallel=2", succeeds=False)
 
 
 def test_kill_and_resume_is_bit_identical(folder, config, one):
