@@ -114,7 +114,7 @@ def process_group(timeout_minutes: float = 30.0) -> Iterator[tuple[int, int]]:
             f"({str(error).splitlines()[0]}); the same command again goes on from the newest checkpoint"
         ) from error
     finally:
-        dist.destroy_process_group()
+        deepspeed.comm.destroy_process_group()  # torch's would leave DeepSpeed with groups that are no more
         for name in ours:  # a process started from here is not a rank of this run
             os.environ.pop(name, None)
 
@@ -161,8 +161,11 @@ def build_engine(
             raise
         reason = "; ".join(line.strip() for line in str(error).splitlines()[:3])
         raise ConfigError(f"engine.deepspeed: DeepSpeed refuses it: {reason}") from error
+    set_timeout = (
+        getattr(distributed_c10d, "set_timeout", None) or distributed_c10d._set_pg_timeout
+    )  # before torch 2.14
     for group in distributed_c10d._world.pg_map:  # those that DeepSpeed has made wait for torch's own time
-        distributed_c10d._set_pg_timeout(timedelta(minutes=config.timeout_minutes), group)
+        set_timeout(timedelta(minutes=config.timeout_minutes), group)
     return engine
 
 

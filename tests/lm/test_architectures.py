@@ -6,6 +6,7 @@ import torch
 from anyglot.errors import ConfigError
 from anyglot.inference.cache import KeyValueCache
 from anyglot.inference.decode import Decoder
+from anyglot.inference.reading import hidden_after
 from anyglot.lm.grammar import Grammar
 from anyglot.lm.model import LanguageModel, ModelConfig, build_model, extend_model
 from anyglot.lm.vocabulary import Vocabulary
@@ -64,8 +65,8 @@ def test_generation_sees_the_logits_of_the_plain_model(kind):
     ids = packed()[0][0]
     rows = torch.stack([ids[:4], torch.cat([torch.zeros(2, dtype=torch.long), ids[4:6]])])
     with torch.inference_mode():
-        decoder.hidden_after(rows, torch.tensor([0, 2]), cache)
-        hidden = decoder.hidden_after(ids[6:10].view(2, 2), torch.tensor([0, 2]), cache)
+        hidden_after(model, rows, torch.tensor([0, 2]), cache)
+        hidden = hidden_after(model, ids[6:10].view(2, 2), torch.tensor([0, 2]), cache)
         for row, whole in enumerate((torch.cat([ids[:4], ids[6:8]]), torch.cat([ids[4:6], ids[8:10]]))):
             logits = model(whole[None]).logits[0, -1]
             torch.testing.assert_close(decoder.logits(hidden[row], 3, 30), logits[3:30], rtol=1e-4, atol=1e-4)

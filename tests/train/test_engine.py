@@ -164,7 +164,7 @@ def test_a_run_leaves_no_rank_behind_for_processes_started_after_it(monkeypatch)
     names = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
     for name in names:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    monkeypatch.setattr("deepspeed.comm.destroy_process_group", lambda: None)
     monkeypatch.setattr("torch.distributed.barrier", lambda: None)
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 1)
