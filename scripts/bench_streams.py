@@ -77,8 +77,7 @@ def measure(way: str, run: Path, out: Path) -> dict[str, Any]:
 
     model = Anyglot.load(out / "lm" / "model")
     speech = model.tokenizers["speech"]
-    config = speech.config
-    per_second = len(speech.spec.levels) * config.sample_rate / config.encoder.hop  # codes
+    per_second = len(speech.spec.levels) * speech.config.sample_rate / speech.hop  # codes
     heldout, train = str(out / "tokens" / "heldout"), str(out / "tokens" / "train")
     bits = bits_per_code(model, [heldout], [train])
     log = [json.loads(line) for line in (out / "lm" / "log.jsonl").read_text("utf-8").splitlines()]
@@ -118,15 +117,17 @@ def spoken_seconds(store: Any, vocabulary: Any, codes_per_second: float) -> floa
     return codes / codes_per_second
 
 
-def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
+def page(record: dict[str, Any]) -> str:
+    """The table of a record, and how it was made."""
+    rows = record["rows"]
     lines = [
         "# A stack of speech codes in line, in five ways",
         "",
         "Names and the names spoken; four codes of 1,024, 25 times a second. `frame`, `level` and `delay` write every",
         "code as an id; `depth` has the later levels said by a small transformer inside one position; `factor` writes",
         "each code as two of 32. The same documents, model and number of steps. Bits are of held-out speech; by the",
-        f"codes' frequencies it takes {rows[0]['bits_per_second_unigram']:.0f} bits a second. Generation: {SPOKEN}",
-        "names at a time.",
+        f"frequencies of the ids it takes {rows[0]['bits_per_second_unigram']:.0f} bits a second (of halves, `factor`,",
+        f"{rows[-1]['bits_per_second_unigram']:.0f}). Generation: {SPOKEN} names at a time.",
         "",
         "| way | bits per second | seconds per step | speech per second of training, s "
         "| generation, s per s of speech | parameters |",
@@ -138,7 +139,7 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
             f"| {row['speech_per_second_of_training']:.1f} | {row['generation_seconds_per_second']:.2f} "
             f"| {row['parameters']:,} |"
         )
-    lines += ["", *(f"- {name}: {value}" for name, value in about.items()), ""]
+    lines += ["", *(f"- {name}: {value}" for name, value in record.items() if name != "rows"), ""]
     return "\n".join(lines)
 
 
@@ -155,7 +156,7 @@ def main() -> None:
     about = {
         "command": " ".join(["python", *sys.argv]),
         "steps": f"{options.steps} of 8 rows of 512 ids; seed 0",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {os.environ.get('OMP_NUM_THREADS', 'all')} threads",
         "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "deepspeed")),
     }
     for way in options.only.split(","):
@@ -163,8 +164,9 @@ def main() -> None:
         found[way] = measure(way, options.run, options.work / way)
         print(json.dumps(found[way]), flush=True)
         rows = [found[name] for name in WAYS if name in found]
-        write_json(file, {**about, "rows": rows})
-        write_text(file.with_suffix(".md"), page(rows, about))
+        record = {**about, "rows": rows}
+        write_json(file, record)
+        write_text(file.with_suffix(".md"), page(record))
 
 
 if __name__ == "__main__":

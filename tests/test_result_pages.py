@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
         ("bench_link_prediction", "markdown", "link_prediction"),
         ("bench_molecules", "page", "molecules"),
         ("bench_nodes", "markdown", "nodes"),
+        ("bench_streams", "page", "streams"),
     ],
 )
 def test_a_page_is_made_of_its_record(monkeypatch, script, function, name):
