@@ -77,6 +77,25 @@ class ModalityTokenizer(Protocol):
     def from_pretrained(cls, directory: str | Path) -> "ModalityTokenizer": ...
 
 
+@runtime_checkable
+class StreamingDecoder(Protocol):
+    """What a tokenizer has besides if its media can be decoded while their codes come: sounds, films.
+
+    rate: samples or frames of the medium a second.
+    """
+
+    @property
+    def rate(self) -> float: ...
+
+    def decode_chunk(self, codes: "Tensor", state: Any = None, last: bool = False) -> tuple[Medium, Any]:
+        """The next codes of one medium, `[steps, *grid, levels]`, steps >= 0, to what of it they settle.
+
+        state: None at the beginning, then what the call before returned. last: nothing follows. All that is returned
+        is the medium, along its first axis; for sounds it is exactly what `decode` gives, however the codes are cut.
+        """
+        ...
+
+
 def tokenizer_class(modality: str) -> Any:
     """The class that implements a modality. Raises AnyglotError naming the modality."""
     module: Any = user_module(modality)

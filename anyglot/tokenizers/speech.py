@@ -43,12 +43,14 @@ LIKE = 0.8  # of the longest sound of a batch is the shortest, for padding is wo
 class SpeechConfig:
     """sample_rate: Hz. dim: width of the latents. max_seconds: longer sounds are refused.
     batch_seconds: how much sound, with its padding, `encode` puts through the network at once.
+    chunk_seconds: how much sound `decode` makes at once, rounded to whole frames, and so of each chunk of a stream.
     encoder, decoder: {"type": "mel" | "istft" | "seanet", and the fields of that network's config}.
     quantizer: {"type": ..., and the fields of that quantizer's config}; see `quantizers.build`."""
 
     sample_rate: int = 16000
     max_seconds: float = 30.0
     batch_seconds: float = 60.0
+    chunk_seconds: float = 0.2
     dim: int = 128
     encoder: dict[str, Any] = field(default_factory=lambda: {"type": "mel"})
     decoder: dict[str, Any] = field(default_factory=lambda: {"type": "istft"})
@@ -83,6 +85,12 @@ class SpeechTokenizer(TokenizerModule):
                 "of a code; give both the same hop (or product of strides)"
             )
         self.hop: int = self.encoder.hop
+        self.chunk = max(1, round(config.chunk_seconds * config.sample_rate / self.hop))  # frames
+
+    @property
+    def rate(self) -> float:
+        """Samples a second."""
+        return self.config.sample_rate
 
     @property
     def spec(self) -> CodeSpec:
@@ -125,7 +133,6 @@ class SpeechTokenizer(TokenizerModule):
                 codes[index] = encoded[row, : -(-len(sounds[index]) // self.hop)].clone()
         return [codes[index] for index in range(len(sounds))]
 
-    @torch.no_grad()
     def decode(self, codes: Sequence[Tensor], lengths: Sequence[int] | None = None) -> list[np.ndarray]:
         """Codes `[frames, levels]` to sounds `[frames * hop]`, cut to `lengths` where they are known.
 
@@ -138,10 +145,27 @@ class SpeechTokenizer(TokenizerModule):
                 raise AnyglotError(
                     f"speech codes must be [frames, levels] with a frame or more, got {list(code.shape)}"
                 )
-            audio, _ = self.decoder(self.quantizer.decode(code[None].to(self.device)))
-            sound = audio[0, : lengths[index] if lengths else None].float().clamp(-1, 1)
-            sounds.append(sound.cpu().numpy())
+            sound, _ = self.decode_chunk(code, last=True)
+            sounds.append(sound[: lengths[index] if lengths else None])
         return sounds
+
+    def decode_chunk(self, codes: Tensor, state: State = None, last: bool = False) -> tuple[np.ndarray, State]:
+        """The next codes of one sound, `[frames, levels]`, frames >= 0, to samples; see `StreamingDecoder`.
+
+        Frames go through the network `chunk` at a time, counted from the sound's beginning, and the rest waits in the
+        state: so the same numbers are multiplied in the same order however the frames come, and sums round alike.
+        """
+        waiting, network = state or (codes[:0], None)
+        codes = torch.cat([waiting, codes])
+        ready = len(codes) if last else len(codes) // self.chunk * self.chunk
+        pieces = [np.zeros(0, np.float32)]
+        for start in range(0, ready, self.chunk):
+            audio, network = self.decode_stream(codes[None, start : start + self.chunk].to(self.device), network)
+            pieces.append(_samples(audio))
+        if last:
+            audio, network = self.decode_stream(codes[None, ready:].to(self.device), network, last=True)
+            pieces.append(_samples(audio))
+        return np.concatenate(pieces), (codes[ready:], network)
 
     @torch.no_grad()
     def encode_stream(self, audio: Tensor, state: State = None, last: bool = False) -> tuple[Tensor, State]:
@@ -166,7 +190,7 @@ class SpeechTokenizer(TokenizerModule):
         """The next codes of a stream, `[batch, frames, levels]`, frames >= 0, to sound `[batch, samples]`.
 
         The stream's first `decoder.delay` samples come late and its last ones with `last`; in all there are
-        frames * hop of them. Unlike `decode`, it does not clip to [-1, 1].
+        frames * hop of them. Unlike `decode`, it does not clip to [-1, 1], and equals it to rounding only.
         """
         if codes.shape[1] == 0 and (state is None or self.decoder.delay == 0 or not last):
             return torch.zeros(len(codes), 0, device=codes.device), state  # nothing in, nothing waiting
@@ -198,6 +222,12 @@ class SpeechTokenizer(TokenizerModule):
                 batches.append([])
             batches[-1].append(index)
         return batches
+
+
+def _samples(audio: Tensor) -> np.ndarray:
+    """Sound `[1, samples]` as float32 `[samples]` in [-1, 1]."""
+    sound: np.ndarray = audio[0].float().clamp(-1, 1).cpu().numpy()
+    return sound
 
 
 def _network(kinds: Mapping[str, tuple[Any, Any]], mapping: Mapping[str, Any], where: str, *sizes: int) -> Any:

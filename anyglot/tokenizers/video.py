@@ -181,6 +181,19 @@ class VideoTokenizer(TokenizerModule):
             return none, state
         return self.decoder(self.quantizer.decode(codes), state)
 
+    @property
+    def rate(self) -> float:
+        """Frames a second; 0 where it is that of each file."""
+        return self.config.fps
+
+    def decode_chunk(self, codes: Tensor, state: State = None, last: bool = False) -> tuple[np.ndarray, State]:
+        """The next codes of one clip, `[time, rows, columns, levels]`, time >= 0, to frames; see `StreamingDecoder`.
+
+        A colour may differ by 1 from that of `decode`, which multiplies all frames at once and so rounds otherwise.
+        """
+        frames, state = self.decode_stream(codes[None].to(self.device), state)
+        return _frames(frames)[0], state
+
     def read(self, source: str | Path | bytes) -> np.ndarray:
         """A video file or its bytes as uint8 `[frames, height, width, 3]`, at `fps`. Raises MediaError."""
         config = self.config

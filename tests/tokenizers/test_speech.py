@@ -139,6 +139,31 @@ def test_a_decoder_stream_equals_offline(networks, chunk, ends_with_codes):
     torch.testing.assert_close(streamed, offline, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("networks", NETWORKS)
+@pytest.mark.parametrize("sizes", [[1] * 23, [23], [0, 2, 0, 5, 16], [3] * 7 + [2], [22, 1, 0]])
+def test_chunks_are_exactly_the_sound_however_its_codes_come(networks, sizes):
+    tokenizer = make(networks, chunk_seconds=5 * make(networks).hop / 16000)
+    assert tokenizer.chunk == 5
+    codes = torch.randint(16, (23, 3), generator=torch.Generator().manual_seed(0))
+    (whole,) = tokenizer.decode([codes])
+    state, pieces = None, []
+    for number, part in enumerate(codes.split(sizes)):
+        piece, state = tokenizer.decode_chunk(part, state, last=number == len(sizes) - 1)
+        pieces.append(piece)
+    assert np.array_equal(np.concatenate(pieces), whole)
+    if sizes[0] == 1:  # and they come early: of whole chunks, all but what later windows still add to
+        heard = [sum(map(len, pieces[: count + 1])) for count in range(22)]
+        ready = [(count + 1) // tokenizer.chunk * tokenizer.chunk * tokenizer.hop for count in range(22)]
+        assert heard == [max(0, samples - tokenizer.decoder.delay) for samples in ready]
+
+
+def test_chunks_change_the_sound_by_rounding_only():
+    one, many = make(chunk_seconds=10.0), make(chunk_seconds=0.0)
+    codes = torch.randint(16, (23, 3), generator=torch.Generator().manual_seed(0))
+    assert (one.chunk, many.chunk) == (2667, 1)
+    np.testing.assert_allclose(many.decode([codes])[0], one.decode([codes])[0], atol=1e-5)
+
+
 def test_an_empty_stream_gives_nothing():
     tokenizer = make()
     codes, _ = tokenizer.encode_stream(torch.zeros(1, 0), None, last=True)

@@ -94,6 +94,11 @@ def test_a_stream_gives_the_codes_and_frames_of_the_whole(network):
     together = torch.cat(drawn, 2).clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
     whole = torch.from_numpy(tokenizer.decode([codes])[0])
     assert (together[0].permute(1, 2, 3, 0).int() - whole.int()).abs().max() <= 1
+    state, chunks = None, []
+    for part in codes.split([0, 1, 1, 0, 2]):
+        chunk, state = tokenizer.decode_chunk(part, state)
+        chunks.append(chunk)
+    assert np.array_equal(np.concatenate(chunks), together[0].permute(1, 2, 3, 0))
 
 
 @pytest.mark.parametrize("network", [NETWORK, TRANSFORMER], ids=["conv", "transformer"])
