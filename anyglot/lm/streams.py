@@ -34,7 +34,10 @@ class Stream(Protocol):
 
     @staticmethod
     def order(frames: int, row: int, levels: int) -> np.ndarray:
-        """int64 `[frames * row * levels]`: which flat frame-major code stands at each position."""
+        """int64 `[frames * row * levels]`: which flat frame-major code stands at each position.
+
+        The codes of one level stand in the order of their cells: `Frames` relies on it.
+        """
         ...
 
     @staticmethod
@@ -221,6 +224,36 @@ def unflatten(stream: type[Stream], line: np.ndarray, grid: Sequence[int], level
 def cells(stream: type[Stream], grid: Sequence[int], levels: int) -> np.ndarray:
     """int64 `[n]`: the row-major number of the grid cell that each position belongs to."""
     return stream.order(*_measure((*grid, levels))) // levels
+
+
+class Frames:
+    """The codes of a span while they are written, given out by whole frames: steps of the first axis that lack none.
+
+    Whatever the stream, the codes of one level come in the order of the grid's cells. So a frame is whole as soon as
+    each level has filled its cells of it.
+
+    Args:
+        cells: lengths of the axes behind the first. levels: as written, see `factor`.
+    """
+
+    def __init__(self, cells: Sequence[int], levels: int) -> None:
+        self.cells = tuple(cells)
+        self.row = prod(cells)
+        self.waiting: list[list[int]] = [[] for _ in range(levels)]  # codes of frames that are not whole, by level
+
+    def feed(self, levels: Sequence[int], codes: Sequence[int]) -> np.ndarray:
+        """Take more codes, in the stream's order; return those of the frames that they make whole.
+
+        Returns:
+            int64 `[frames, *cells, levels]`, frames >= 0.
+        """
+        for level, code in zip(levels, codes, strict=True):
+            self.waiting[level].append(code)
+        whole = min(map(len, self.waiting)) // self.row
+        ready = np.array([held[: whole * self.row] for held in self.waiting], dtype=np.int64)
+        for held in self.waiting:
+            del held[: whole * self.row]
+        return np.moveaxis(ready.reshape(len(self.waiting), whole, *self.cells), 0, -1)
 
 
 def _measure(shape: Sequence[int]) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyglot.errors import ConfigError, GrammarError
-from anyglot.lm.streams import CLOSE, STREAMS, cells, factor, flatten, stream_named, unfactor, unflatten
+from anyglot.lm.streams import CLOSE, STREAMS, Frames, cells, factor, flatten, stream_named, unfactor, unflatten
 
 GRIDS = st.lists(st.integers(1, 4), max_size=3)
 
@@ -76,6 +76,26 @@ def test_choices_say_the_same_order(name: str, frames: int, row: int, levels: in
     assert last == (CLOSE,) or (settled == 0 and more > 0), (
         "at its limit and where its length is known a span must close"
     )
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@given(
+    grid=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    levels=st.integers(1, 4),
+    sizes=st.lists(st.integers(0, 9), max_size=20),
+)
+def test_frames_come_as_soon_as_they_are_whole(name: str, grid: list[int], levels: int, sizes: list[int]) -> None:
+    codes = np.random.default_rng(0).integers(0, 1000, (*grid, levels))
+    level, line = flatten(stream_named(name), codes)
+    frame = cells(stream_named(name), grid, levels) // (codes[0].size // levels)
+    frames, given_so_far, start = Frames(grid[1:], levels), [codes[:0]], 0
+    for size in [*sizes, codes.size]:
+        end = min(start + size, codes.size)
+        given_so_far.append(frames.feed(level[start:end].tolist(), line[start:end].tolist()))
+        lacking = set(frame[end:].tolist())
+        whole = min(lacking, default=grid[0])
+        assert np.array_equal(np.concatenate(given_so_far), codes[:whole])
+        start = end
 
 
 def test_wrong_lengths_and_names_are_refused() -> None:
