@@ -130,8 +130,8 @@ def _parser() -> argparse.ArgumentParser:
         _generate,
         "continue a prompt of text and media, and write what comes out as files",
         'anyglot generate runs/demo/lm --text "black cat" --to image --out out temperature=0.8',
-        "CHECKPOINT [--text T | --image FILE | --speech FILE | --part MODALITY=VALUE] ... "
-        "[--to MODALITY] [--out DIR] [--seed N] [key=value ...]",
+        "CHECKPOINT [--text T | --image FILE | --speech FILE | --part MODALITY=VALUE] ... | --prompts FILE "
+        "[--to MODALITY] [--out DIR] [--seed N] [--batch N] [key=value ...]",
     )
     generate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a trained model's directory")
     parts = generate.add_argument_group("the prompt: parts in the order given")
@@ -142,6 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         parts.add_argument(f"--{modality}", action=_Part, metavar=value, help=what)
     parts.add_argument("--part", action=_Part, metavar="MODALITY=VALUE", help="a part of any modality: file, or words")
+    generate.add_argument("--prompts", type=Path, metavar="FILE", help="instead: documents, each of them a prompt")
+    generate.add_argument("--batch", type=_positive, default=8, metavar="N", help="so many of them at once (8)")
     generate.add_argument("--to", metavar="MODALITY", help="what to answer with; without it the model chooses")
     generate.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the files (out)")
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling (0)")
@@ -266,6 +268,21 @@ def _tokenize(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _generate(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    if arguments.prompts and arguments.parts:
+        raise ConfigError("a prompt is made of parts or read from --prompts, not both; leave one out")
+    if arguments.prompts:
+        from anyglot.inference import batch
+
+        batch.generate(
+            arguments.checkpoint,
+            arguments.prompts,
+            to=arguments.to,
+            out=arguments.out,
+            seed=arguments.seed,
+            batch=arguments.batch,
+            overrides=overrides,
+        )
+        return
     from anyglot.inference import command
 
     command.generate(

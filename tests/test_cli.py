@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -31,6 +32,7 @@ def recorded(monkeypatch):
         ("anyglot.train.pretrain", "run"),
         ("anyglot.data.tokenize", "run"),
         ("anyglot.inference.command", "generate"),
+        ("anyglot.inference.batch", "generate"),
         ("anyglot.inference.chat", "run"),
         ("anyglot.eval.command", "run"),
     ]:
@@ -114,6 +116,13 @@ def test_generate_keeps_the_order_of_its_parts(recorded, tmp_path):
     assert checkpoint == tmp_path
     assert parts == [("speech", "a.wav"), ("text", "x=y"), ("motion", "b=c.npy"), ("image", "d.png"), ("text", "end")]
     assert (named["to"], named["seed"], named["overrides"]) == ("image", 3, ["temperature=0.5"])
+
+
+def test_generate_takes_a_file_of_prompts(recorded, tmp_path):
+    assert call("generate", str(tmp_path), "--prompts", "p.jsonl", "--batch", "3", "--out", "o", "top_k=1") == 0
+    ((checkpoint, prompts), named) = recorded.calls[0]
+    assert (checkpoint, prompts) == (tmp_path, Path("p.jsonl"))
+    assert named == {"to": None, "out": Path("o"), "seed": 0, "batch": 3, "overrides": ["top_k=1"]}
 
 
 def test_parts_of_one_call_do_not_leak_into_the_next(recorded, tmp_path):

@@ -1,0 +1,131 @@
+"""`anyglot generate --prompts`: every document answered, by itself, and written as a document."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from anyglot.cli import main
+from anyglot.data.readers import read, slices
+from anyglot.errors import MediaError
+from anyglot.tokenizers.image import ImageTokenizer
+from tests.inference.bundles import make_bundle, write_picture, write_sound
+
+CHAT = [{"role": "user", "content": "what is this?"}, {"role": "assistant", "content": "a red kite"}]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_picture(tmp_path / "cat.png")
+    write_sound(tmp_path / "cat.wav")
+    return tmp_path
+
+
+def answer(bundle, folder, documents, *words, out="out"):
+    """Exit code, and the answers by the ids of their documents."""
+    lines = [line if isinstance(line, str) else json.dumps(line) for line in documents]
+    (folder / "prompts.jsonl").write_text("\n".join(lines))
+    command = [
+        "generate",
+        bundle,
+        "--prompts",
+        folder / "prompts.jsonl",
+        "--out",
+        folder / out,
+        "max_tokens=30",
+        *words,
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in command])
+    replies = (folder / out / "replies.jsonl").read_text().splitlines()
+    return ended.value.code, {record["id"]: record for record in map(json.loads, replies)}
+
+
+def test_every_kind_of_document_is_answered(bundle, folder):
+    documents = [
+        {"id": "words", "parts": [{"type": "text", "text": "black cat"}]},
+        {"id": "media", "parts": [{"type": "image", "path": "cat.png"}, {"type": "speech", "path": "cat.wav"}]},
+        {"id": "chat", "messages": CHAT[:1]},
+    ]
+    code, replies = answer(bundle, folder, documents, "--to", "image")
+    assert code == 0
+    assert list(replies) == ["words", "media", "chat"]
+    assert [part["path"] for part in replies["media"]["parts"]] == ["00001-00-image.png"]
+    (message,) = replies["chat"]["messages"]
+    assert (message["role"], message["content"][0]["type"]) == ("assistant", "image")
+    for name in ("00000-00-image.png", "00001-00-image.png", "00002-00-image.png"):
+        with Image.open(folder / "out" / name) as picture:
+            picture.load()
+
+
+def test_answers_are_documents_again(bundle, folder):
+    documents = [{"id": str(n), "parts": [{"type": "text", "text": "a"}]} for n in range(6)]
+    code, replies = answer(bundle, folder, documents)
+    assert code == 0
+    (piece,) = slices(folder / "out" / "replies.jsonl")
+    for document in read(piece):
+        kinds = [part["type"] for part in replies[document.id]["parts"]]
+        assert [part.type for part in document.turns[0].parts] == kinds
+        for part in document.turns[0].parts:
+            if part.type == "speech":
+                assert soundfile.info(part.path).samplerate == 800
+
+
+def test_an_answer_depends_on_no_other_and_not_on_the_batch(bundle, folder):
+    documents = [{"id": str(n), "parts": [{"type": "text", "text": "a" * n}]} for n in range(1, 6)]
+    of_one, of_many = (
+        answer(bundle, folder, documents, "--to", "text", "--batch", size, "--seed", 5, out=f"out{size}")[1]
+        for size in (1, 3)
+    )
+    assert of_one == of_many
+    assert len({reply["parts"][0]["text"] for reply in of_one.values()}) > 1
+
+
+def test_a_chat_that_ends_with_an_answer_is_answered_without_it(bundle, folder):
+    documents = [{"id": "asked", "messages": CHAT[:1]}, {"id": "answered", "messages": CHAT}]
+    _, replies = answer(bundle, folder, documents, "--to", "text", "temperature=0")
+    assert replies["asked"]["messages"] == replies["answered"]["messages"]
+
+
+def test_what_cannot_be_answered_is_named_and_costs_no_other(bundle, folder, capsys):
+    documents = [
+        {"id": "first", "parts": [{"type": "text", "text": "a cat"}]},
+        "{no json",
+        {"id": "lost", "parts": [{"type": "image", "path": "no.png"}]},
+        {"id": "long", "parts": [{"type": "text", "text": "x" * 2000}]},
+        {"id": "last", "parts": [{"type": "text", "text": "a dog"}]},
+    ]
+    code, replies = answer(bundle, folder, documents, "--to", "image")
+    assert code == 2
+    assert list(replies) == ["first", "last"]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 4
+    for line, reason in zip(said, ("not valid JSON", "no.png", "leaves no room", "3 documents of"), strict=True):
+        assert reason in line
+    assert "prompts.jsonl:2" in said[0]
+    assert "prompts.jsonl:4" in said[2]
+
+
+def test_codes_that_stand_for_nothing_are_kept(bundle, folder, monkeypatch):
+    def refuse(*_):
+        raise MediaError("no such picture")
+
+    monkeypatch.setattr(ImageTokenizer, "decode", refuse)
+    _, replies = answer(bundle, folder, [{"id": "a", "parts": [{"type": "text", "text": "a"}]}], "--to", "image")
+    (part,) = replies["a"]["parts"]
+    assert np.array(part["codes"]).ndim == 3
+    assert part["tokenizer"]
+
+
+def test_parts_and_prompts_are_one_or_the_other(bundle, folder, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["generate", str(bundle), "--text", "a", "--prompts", str(folder / "prompts.jsonl")])
+    assert ended.value.code == 2
+    assert "not both" in capsys.readouterr().err
