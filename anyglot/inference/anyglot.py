@@ -1,7 +1,6 @@
 """A trained model with all it needs to read and write media: language model, vocabulary, grammar, tokenizers."""
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,15 @@ import torch
 from anyglot.data.documents import Message, Part
 from anyglot.errors import AnyglotError, MediaError, MismatchError
 from anyglot.inference.decode import Decoder, Request
+from anyglot.inference.events import Event, EventStream
 from anyglot.inference.sampling import SamplingConfig
 from anyglot.inference.trie import Trie
 from anyglot.lm.depth import DepthTransformer, has_depth
 from anyglot.lm.grammar import Grammar, Span, Turn
-from anyglot.lm.parser import Parser, SpanEnd, TextDelta
 from anyglot.lm.streams import factor
 from anyglot.lm.vocabulary import TEXT, Vocabulary
 from anyglot.tokenizers.base import Medium, ModalityTokenizer, load_tokenizer
 from anyglot.tokenizers.text import TextTokenizer
-
-logger = logging.getLogger(__name__)
 
 TOKENIZERS = "tokenizers"  # folder in a checkpoint directory: text/ and one per modality
 
@@ -112,62 +109,60 @@ class Anyglot:
         end = len(self.vocabulary.mark("eos"))
         return [*ids[:-end].tolist(), *(self.vocabulary.mark("assistant") if chat else [])]
 
+    def request(self, messages: Sequence[Message], to: str | None, max_tokens: int, seed: int) -> Request:
+        """What to ask the decoder for; see `write`. Raises MismatchError for a modality that the model lacks."""
+        if to is not None and to not in self.vocabulary.modality_names:
+            raise MismatchError(f"this model writes no {to!r}; it knows: {', '.join(self.vocabulary.modality_names)}")
+        return Request(
+            self.prompt(messages),
+            modalities=None if to is None else (to,),
+            spans=int(to not in (None, TEXT)),
+            max_tokens=max_tokens,
+            seed=seed,
+        )
+
     def write(
-        self,
-        prompts: Sequence[Sequence[Message]],
-        to: str | None = None,
-        max_tokens: int = 2048,
-        seed: int = 0,
-        on_token: Callable[[int, int], None] | None = None,
+        self, prompts: Sequence[Sequence[Message]], to: str | None = None, max_tokens: int = 2048, seed: int = 0
     ) -> list[Reply]:
         """Go on from every prompt, all at once.
 
         Args:
             to: a modality: write exactly one span of it ("text": text alone, up to the end). None: anything.
+            max_tokens: past these, what is open is brought to its end.
             seed: prompt i draws from seed + i, whatever stands beside it.
-            on_token: called with (index of the prompt, id) as ids are written.
         """
-        if to is not None and to not in self.vocabulary.modality_names:
-            raise MismatchError(f"this model writes no {to!r}; it knows: {', '.join(self.vocabulary.modality_names)}")
-        requests = [
-            Request(
-                self.prompt(messages),
-                modalities=None if to is None else (to,),
-                spans=int(to not in (None, TEXT)),
-                max_tokens=max_tokens,
-                seed=seed + index,
-            )
-            for index, messages in enumerate(prompts)
-        ]
-        written = self.decoder.write(requests, on_token)
+        requests = [self.request(messages, to, max_tokens, seed + index) for index, messages in enumerate(prompts)]
         return [
             Reply(request.prompt, ids, self.read(request.prompt, ids))
-            for request, ids in zip(requests, written, strict=True)
+            for request, ids in zip(requests, self.decoder.write(requests), strict=True)
         ]
+
+    def stream(
+        self, messages: Sequence[Message], to: str | None = None, max_tokens: int = 2048, seed: int = 0
+    ) -> Iterator[Event]:
+        """Go on from one prompt, and tell of what is written while it is: the same as `write` gives, as events.
+
+        The prompt is read, and refused if it must be, before the first event is asked for.
+        """
+        request = self.request(messages, to, max_tokens, seed)
+        return self._events(request, EventStream(self, request.prompt))
+
+    def _events(self, request: Request, events: EventStream) -> Iterator[Event]:
+        for step in self.decoder.steps([request]):
+            for written in step:
+                yield from events.feed(written.ids)
+                if written.finish:
+                    yield from events.finish(written.finish)
 
     def read(self, prompt: Sequence[int], ids: Sequence[int]) -> list[Part]:
         """The parts that `ids` after `prompt` are, media decoded; `data` is None where codes stand for nothing.
 
         Raises GrammarError for ids that are no document.
         """
-        parser = Parser(self.grammar)
-        parser.feed(prompt)
-        parts: list[Part] = []
-        for event in parser.feed(ids):
-            if isinstance(event, TextDelta):
-                parts.append(Part(TEXT, text=self.text.decode(list(event.ids))))
-            elif isinstance(event, SpanEnd):
-                codes = event.span.codes
-                parts.append(Part(event.span.modality, data=self._decoded(event.span), codes=codes))
-        return parts
-
-    def _decoded(self, span: Span) -> Medium | None:
-        """The medium that a span's codes stand for; None, with a warning, where they stand for nothing."""
-        try:
-            return self.tokenizers[span.modality].decode([torch.from_numpy(span.codes)])[0]
-        except MediaError as error:
-            logger.warning("%s codes that stand for nothing: %s", span.modality, error)
-            return None
+        events = EventStream(self, prompt)
+        events.feed(ids)
+        events.finish("stop")
+        return events.parts
 
     def _codes(self, part: Part) -> np.ndarray:
         if part.type == TEXT:

@@ -98,6 +98,8 @@ def generate(
     from rich.console import Console
     from rich.markup import escape
 
+    from anyglot.inference.terminal import printable
+
     config = load_config(overrides)
     prompt = [make_part(modality, value) for modality, value in parts]
     model = load_model(checkpoint, config)
@@ -110,6 +112,6 @@ def generate(
         path = write_part(model, part, out, f"{number:02d}-{part.type}")
         console.print(f"[bold]{part.type}[/]  {escape(str(path))}", highlight=False, soft_wrap=True)
         if part.type == TEXT:
-            console.out(part.text, highlight=False)
+            console.out(printable(part.text or ""), highlight=False)
     if not reply.parts:
         console.print("the model ended the document without writing anything")

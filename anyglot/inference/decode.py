@@ -1,6 +1,6 @@
 """Writing ids one by one under the grammar: many rows at once, each in its own place of its own document."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,16 @@ class Request:
     spans: int = 0
     max_tokens: int = 2048
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a step wrote of one request. finish: "" while it goes on; "stop": the model ended it, or all spans that were
+    asked for are there; "length": max_tokens or the positions ended it."""
+
+    ticket: int
+    ids: tuple[int, ...]
+    finish: str = ""
 
 
 @dataclass
@@ -84,36 +94,46 @@ class Decoder:
         self.limit = int(model.config.max_position_embeddings)
         self.shortest = {rules.opener: _shortest(rules) for rules in automaton.rules}  # ids of a whole span
 
-    @torch.inference_mode()
-    def write(self, requests: Sequence[Request], on_token: Callable[[int, int], None] | None = None) -> list[list[int]]:
-        """Go on from every prompt; return the ids written, without the prompts.
+    def write(self, requests: Sequence[Request]) -> list[list[int]]:
+        """Go on from every prompt; return the ids written, without the prompts. Raises as `steps` does."""
+        found: list[list[int]] = [[] for _ in requests]
+        for step in self.steps(requests):
+            for written in step:
+                found[written.ticket] += written.ids
+        return found
 
-        Args:
-            on_token: called with (index of the request, id) for each id as it is written.
+    @torch.inference_mode()
+    def steps(self, requests: Sequence[Request]) -> Iterator[list[Written]]:
+        """Go on from every prompt, step by step. A ticket is the index of its request.
+
         Raises:
             AnyglotError: a prompt leaves no room for an answer. GrammarError: a prompt is not a document's start.
         """
-        rows = [self._begin(index, request) for index, request in enumerate(requests)]
-        if not rows:
-            return []
+        active = [self._begin(index, request) for index, request in enumerate(requests)]
+        if not active:
+            return
         self.head = self.model.get_output_embeddings().weight  # that of a model in training may be a copy
         reader = self._reader()
-        prompts = [row.request.prompt for row in rows]
-        hidden = reader.read_prompts(prompts, self._room(rows, max(map(len, prompts))))  # [rows, hidden]
-        active = list(rows)
+        prompts = [row.request.prompt for row in active]
+        hidden = reader.read_prompts(prompts, self._room(active, max(map(len, prompts))))  # [rows, hidden]
         while True:
             chosen = self._choose(active, hidden)
             for row, token in zip(active, chosen, strict=True):
                 self._take(row, token)
-                if on_token:
-                    on_token(row.index, token)
+            yield [Written(row.index, (row.written[-1],), self._finish(row)) for row in active]
             keep = [index for index, row in enumerate(active) if not row.done]
             if not keep:
-                return [row.written for row in rows]
+                return
             if len(keep) < len(active):
                 reader.keep(keep)
                 active = [active[index] for index in keep]
             hidden = reader.read([chosen[index] for index in keep])
+
+    def _finish(self, row: _Row) -> str:
+        if not row.done:
+            return ""
+        full = len(row.request.prompt) + len(row.written) >= self.limit
+        return "length" if full or len(row.written) > row.request.max_tokens else "stop"
 
     def _reader(self) -> Reader:
         if self.depth is None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from anyglot.data.documents import Message, Part
 from anyglot.errors import AnyglotError, GrammarError, MediaError, MismatchError
 from anyglot.inference.anyglot import Anyglot
+from anyglot.inference.events import parts_of
 from anyglot.inference.sampling import SamplingConfig
 from anyglot.lm.grammar import Span, Turn
 from anyglot.lm.vocabulary import Vocabulary
@@ -111,6 +112,25 @@ def test_a_prompt_s_answer_depends_on_its_seed_alone(model, media):
     together = model.write(prompts, max_tokens=40, seed=7)
     alone = [model.write([prompt], max_tokens=40, seed=7 + index)[0] for index, prompt in enumerate(prompts)]
     assert [reply.ids for reply in together] == [reply.ids for reply in alone]
+
+
+@pytest.mark.parametrize("to", ["image", "speech", "text", None])
+def test_events_are_the_reply(model, media, to):
+    said = [Message("user", [media["text"], media["image"]])]
+    for seed in range(3):
+        (reply,) = model.write([said], to=to, max_tokens=30, seed=seed)
+        events = list(model.stream(said, to=to, max_tokens=30, seed=seed))
+        assert events[-1].prompt_tokens == len(reply.prompt)
+        assert events[-1].written_tokens == len(reply.ids)
+        assert events[-1].reason == ("length" if len(reply.ids) > 30 else "stop")
+        parts = parts_of(events)
+        assert [(part.type, part.text) for part in parts] == [(part.type, part.text) for part in reply.parts]
+        assert all(np.array_equal(a.data, b.data) for a, b in zip(parts, reply.parts, strict=True))
+
+
+def test_a_stream_is_refused_before_it_begins(model, media):
+    with pytest.raises(MismatchError, match="writes no 'video'"):
+        model.stream([Message(None, [media["text"]])], to="video")
 
 
 def test_a_chat_is_answered_by_one_turn(model, media):

@@ -1,11 +1,15 @@
 """`anyglot chat`: what is typed, what is attached, what is answered, and that no mistake ends the conversation."""
 
 import builtins
+import io
 
+import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+from rich.console import Console
 
+from anyglot.data.documents import Part
 from anyglot.errors import MediaError
 from anyglot.inference import chat
 from anyglot.inference.anyglot import Anyglot
@@ -30,7 +34,7 @@ def files(tmp_path, monkeypatch):
 
 
 def described(line):
-    return [part.text if part.type == "text" else (part.type, part.path.name) for part in chat.parts_of(line)]
+    return [part.text if part.type == "text" else (part.type, part.path.name) for part in chat.typed_parts(line)]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,7 @@ def test_attachments_stand_where_they_are_typed(files, line, parts):
 )
 def test_bad_attachments_are_named(files, line, message):
     with pytest.raises(MediaError, match=message):
-        chat.parts_of(line)
+        chat.typed_parts(line)
 
 
 @pytest.fixture
@@ -70,11 +74,11 @@ def talk(bundle, files, monkeypatch, capsys):
     Returns what was printed and the conversations that the model was asked with.
     """
     asked = []
-    write = Anyglot.write
+    stream = Anyglot.stream
 
-    def watched(self, prompts, *arguments):
-        asked.append([[part.type for part in message.parts] for message in prompts[0]])
-        return write(self, prompts, *arguments)
+    def watched(self, messages, *arguments):
+        asked.append([[part.type for part in message.parts] for message in messages])
+        return stream(self, messages, *arguments)
 
     def run(*lines, overrides=("max_tokens=24",)):
         asked.clear()
@@ -88,7 +92,7 @@ def talk(bundle, files, monkeypatch, capsys):
             raise EOFError
 
         monkeypatch.setattr(builtins, "input", answer)
-        monkeypatch.setattr(Anyglot, "write", watched)
+        monkeypatch.setattr(Anyglot, "stream", watched)
         chat.run(bundle, files / "out", seed=3, overrides=overrides)
         return capsys.readouterr().out, list(asked)
 
@@ -158,6 +162,55 @@ def test_help_tells_how_to_attach(talk):
 def test_answers_are_printed_as_they_are(talk, monkeypatch):
     from anyglot.tokenizers.text import TextTokenizer
 
-    monkeypatch.setattr(TextTokenizer, "to_bytes", lambda self, ids: "[b]:cat:é".encode())
+    monkeypatch.setattr(TextTokenizer, "to_bytes", lambda self, ids: "[b]:cat:é\x1b[2J".encode())
     printed, _ = talk("/to text", "hello")
-    assert "[b]:cat:é" in printed
+    assert "[b]:cat:é␛[2J" in printed
+    assert "\x1b[2J" not in printed  # no model clears the screen
+
+
+def test_an_answer_that_is_cut_off_says_so(talk):
+    printed, _ = talk("/to text", "hello", overrides=("max_tokens=1",))
+    assert printed.count("cut off: max_tokens are written") == 1
+
+
+def test_an_interrupt_stops_the_answer_alone(talk, monkeypatch):
+    from anyglot.inference.anyglot import Decoder
+
+    steps = Decoder.steps
+
+    def interrupted(self, requests):
+        for count, step in enumerate(steps(self, requests)):
+            if count == 5:
+                raise KeyboardInterrupt
+            yield step
+
+    monkeypatch.setattr(Decoder, "steps", interrupted)
+    printed, asked = talk("/to text", "hello", "and now?")
+    assert printed.count("stopped") == 2
+    assert [len(messages) for messages in asked] == [1, 3]
+    assert asked[1][1] == ["text"]  # what was written until then
+
+
+@pytest.fixture(scope="module")
+def model(bundle):
+    return Anyglot.load(bundle)
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_pictures_are_drawn_where_there_are_colours(model, tmp_path, colours):
+    printed = io.StringIO()
+    console = Console(file=printed, force_terminal=colours, color_system="truecolor" if colours else None, width=80)
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[:2] = (255, 0, 0)
+    for part in (Part("image", data=pixels), Part("speech", data=np.zeros(80, np.float32))):
+        chat._show_medium(console, model, part, tmp_path, part.type)
+    assert printed.getvalue().count("\u2580") == (12 if colours else 0)  # two rows of pixels are one of characters
+    assert ("38;2;255;0;0;48;2;255;0;0" in printed.getvalue()) == colours
+    assert {path.name for path in tmp_path.iterdir()} == {"image.png", "speech.wav"}
+
+
+def test_files_of_other_modalities_are_known_by_their_endings(model, files):
+    assert chat.suffixes_of(model) == {".png": "image", ".wav": "speech"}
+    (files / "walk.npy").write_bytes(b"a motion")
+    (part,) = chat.typed_parts("@walk.npy", {".npy": "motion"})
+    assert (part.type, part.path.name) == ("motion", "walk.npy")

@@ -106,10 +106,27 @@ def test_a_row_does_not_depend_on_the_rows_beside_it():
 
 
 def test_tokens_are_told_as_they_come():
-    made, told = decoder(), {0: [], 1: []}
+    made = decoder()
     requests = [Request(prompt(made, 1), max_tokens=9, seed=1), Request(prompt(made, 2, 3), max_tokens=20, seed=2)]
-    written = made.write(requests, on_token=lambda index, token: told[index].append(token))
-    assert [told[0], told[1]] == written
+    told, ended = [[], []], []
+    for step in made.steps(requests):
+        for written in step:
+            told[written.ticket] += written.ids
+            ended += [written.ticket] * bool(written.finish)
+    assert told == made.write(requests)
+    assert sorted(ended) == [0, 1]
+
+
+def test_the_reason_of_an_end_is_told():
+    made = decoder()
+    reasons = set()
+    for seed in range(20):
+        steps = list(made.steps([Request(prompt(made, 1), ("text",), max_tokens=4, seed=seed)]))  # an id a step
+        reasons.add(steps[-1][0].finish)
+        assert steps[-1][0].finish == ("length" if len(steps) == 5 else "stop")
+    assert reasons == {"length", "stop"}
+    *_, last = made.steps([Request(prompt(made, *[1] * 254), ("text",))])
+    assert last[0].finish == "length"
 
 
 def test_a_prompt_that_leaves_no_room_is_one_clear_error():
