@@ -10,7 +10,8 @@ import torch
 
 from anyglot.data.documents import Message, Part
 from anyglot.errors import AnyglotError, MediaError, MismatchError
-from anyglot.inference.decode import Decoder, Request
+from anyglot.inference.decode import Request
+from anyglot.inference.decoder import Decoder
 from anyglot.inference.events import Event, EventStream
 from anyglot.inference.sampling import SamplingConfig
 from anyglot.inference.trie import Trie
@@ -109,7 +110,9 @@ class Anyglot:
         end = len(self.vocabulary.mark("eos"))
         return [*ids[:-end].tolist(), *(self.vocabulary.mark("assistant") if chat else [])]
 
-    def request(self, messages: Sequence[Message], to: str | None, max_tokens: int, seed: int) -> Request:
+    def request(
+        self, messages: Sequence[Message], to: str | None, max_tokens: int, seed: int, guidance: float = 1.0
+    ) -> Request:
         """What to ask the decoder for; see `write`. Raises MismatchError for a modality that the model lacks."""
         if to is not None and to not in self.vocabulary.modality_names:
             raise MismatchError(f"this model writes no {to!r}; it knows: {', '.join(self.vocabulary.modality_names)}")
@@ -119,10 +122,16 @@ class Anyglot:
             spans=int(to not in (None, TEXT)),
             max_tokens=max_tokens,
             seed=seed,
+            guidance=guidance,
         )
 
     def write(
-        self, prompts: Sequence[Sequence[Message]], to: str | None = None, max_tokens: int = 2048, seed: int = 0
+        self,
+        prompts: Sequence[Sequence[Message]],
+        to: str | None = None,
+        max_tokens: int = 2048,
+        seed: int = 0,
+        guidance: float = 1.0,
     ) -> list[Reply]:
         """Go on from every prompt, all at once.
 
@@ -130,21 +139,29 @@ class Anyglot:
             to: a modality: write exactly one span of it ("text": text alone, up to the end). None: anything.
             max_tokens: past these, what is open is brought to its end.
             seed: prompt i draws from seed + i, whatever stands beside it.
+            guidance: how far media follow the prompt; 1: as the model does. See `anyglot.inference.guidance`.
         """
-        requests = [self.request(messages, to, max_tokens, seed + index) for index, messages in enumerate(prompts)]
+        requests = [
+            self.request(messages, to, max_tokens, seed + index, guidance) for index, messages in enumerate(prompts)
+        ]
         return [
             Reply(request.prompt, ids, self.read(request.prompt, ids))
             for request, ids in zip(requests, self.decoder.write(requests), strict=True)
         ]
 
     def stream(
-        self, messages: Sequence[Message], to: str | None = None, max_tokens: int = 2048, seed: int = 0
+        self,
+        messages: Sequence[Message],
+        to: str | None = None,
+        max_tokens: int = 2048,
+        seed: int = 0,
+        guidance: float = 1.0,
     ) -> Iterator[Event]:
         """Go on from one prompt, and tell of what is written while it is: the same as `write` gives, as events.
 
         The prompt is read, and refused if it must be, before the first event is asked for.
         """
-        request = self.request(messages, to, max_tokens, seed)
+        request = self.request(messages, to, max_tokens, seed, guidance)
         return self._events(request, EventStream(self, request.prompt))
 
     def _events(self, request: Request, events: EventStream) -> Iterator[Event]:

@@ -12,7 +12,7 @@ from anyglot.data.readers import Problem, read, slices
 from anyglot.errors import AnyglotError
 from anyglot.files import write_text
 from anyglot.inference.anyglot import Anyglot, Reply
-from anyglot.inference.command import load_config, load_model, write_part
+from anyglot.inference.command import GenerateConfig, load_config, load_model, write_part
 from anyglot.lm.vocabulary import TEXT
 
 REPLIES = "replies.jsonl"
@@ -52,7 +52,7 @@ def generate(
     first = 0
     while group := list(islice(asked_for, batch)):
         asked = [_question(document.turns) for document in group]
-        answers = _answers(model, asked, to, config.max_tokens, seed + first)
+        answers = _answers(model, asked, to, config, seed + first)
         for number, (document, answer) in enumerate(zip(group, answers, strict=True), start=first):
             if isinstance(answer, AnyglotError):
                 fail(document.where, answer)
@@ -71,15 +71,15 @@ def _question(turns: list[Message]) -> list[Message]:
 
 
 def _answers(
-    model: Anyglot, prompts: Sequence[Sequence[Message]], to: str | None, max_tokens: int, seed: int
+    model: Anyglot, prompts: Sequence[Sequence[Message]], to: str | None, config: GenerateConfig, seed: int
 ) -> list[Reply | AnyglotError]:
     """The reply to each prompt, or why there is none."""
     try:
-        return [*model.write(prompts, to, max_tokens, seed)]
+        return [*model.write(prompts, to, config.max_tokens, seed, config.guidance)]
     except AnyglotError as error:
         if len(prompts) == 1:
             return [error]
-    alone = [_answers(model, [prompt], to, max_tokens, seed + index) for index, prompt in enumerate(prompts)]
+    alone = [_answers(model, [prompt], to, config, seed + index) for index, prompt in enumerate(prompts)]
     return [answer for answers in alone for answer in answers]
 
 

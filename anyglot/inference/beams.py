@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from anyglot.errors import AnyglotError
-from anyglot.inference.cache import KeyValueCache, padded_prompts
-from anyglot.inference.decode import Decoder
-from anyglot.inference.reading import hidden_after
+from anyglot.inference.cache import KeyValueCache
+from anyglot.inference.decoder import Decoder
+from anyglot.inference.reading import hidden_states, last_states
 from anyglot.inference.trie import Prefix, Trie
 
 
@@ -69,11 +70,13 @@ def beam_search(
         opened.append([*prompt, rules.opener])
     tries = allowed if allowed is not None else [catalogue] * len(prompts)
 
-    device, rows = decoder.head.device, len(prompts)
-    ids, pads = padded_prompts(opened, decoder.vocabulary.pad, device)
-    cache = KeyValueCache(ids.shape[1] + beams * (rules.levels - 1))
-    hidden = hidden_after(decoder.model, ids, pads, cache)[:, None]  # [rows, 1, hidden]
-    seen = (torch.arange(ids.shape[1], device=device) >= pads[:, None])[:, None]  # [rows, beams, keys]
+    device, rows, lengths = decoder.head.device, len(prompts), [len(ids) for ids in opened]
+    cache = KeyValueCache(rows, max(lengths) + beams * (rules.levels - 1))
+    ids = pad_sequence([torch.tensor(ids) for ids in opened], batch_first=True).to(device)
+    states = hidden_states(decoder.model, cache, range(rows), ids, lengths)
+    hidden = last_states(states, lengths)[:, None]  # [rows, 1, hidden]
+    read = torch.tensor(lengths, device=device)
+    seen = (torch.arange(cache.length, device=device) < read[:, None])[:, None]  # [rows, beams, keys]
     prefixes: list[list[Prefix]] = [[()] for _ in range(rows)]
     scores = torch.zeros(rows, 1, device=device)
     for level in range(rules.levels):
@@ -89,18 +92,15 @@ def beam_search(
             for before, *pair in zip(prefixes, parents.tolist(), codes.tolist(), strict=True)
         ]
         if level + 1 < rules.levels:
+            width = picks.shape[1]
             seen = seen.gather(1, parents[:, :, None].expand(-1, -1, seen.shape[2]))
-            own = torch.eye(picks.shape[1], dtype=torch.bool, device=device).expand(rows, -1, -1)
-            seen = torch.cat([seen, own], 2)
-            positions = (ids.shape[1] + level - pads)[:, None].expand(-1, picks.shape[1])
-            hidden = decoder.model.get_decoder()(
-                input_ids=low + codes,
-                position_ids=positions,
-                attention_mask=seen[:, None],
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
-            cache.advance(picks.shape[1])
+            own = torch.tensor(cache.filled, device=device)[:, None] + torch.arange(width, device=device)
+            seen = seen.scatter(2, own[..., None], True)
+            filled = max(cache.filled) + width
+            positions = (read + level)[:, None].expand(-1, width)
+            hidden = hidden_states(
+                decoder.model, cache, range(rows), low + codes, [width] * rows, positions, seen[..., :filled]
+            )
     return [
         [Beam(codes, score) for codes, score in zip(*pair, strict=True) if score > -torch.inf]
         for pair in zip(prefixes, scores.tolist(), strict=True)

@@ -1,63 +1,74 @@
-"""The keys and values of what was read so far, in room set aside once."""
+"""The keys and values of what was read so far, in room set aside once, every slot filled on its own."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 
 class KeyValueCache:
-    """Keys and values `[rows, heads, length, head_dim]` of every layer; a Hugging Face model updates it in place.
+    """Keys and values `[slots, heads, length, head_dim]` of every layer; a Hugging Face model updates it in place.
 
-    Unlike the library's static cache it hands attention only the filled part, and unlike its dynamic one it copies
-    nothing when it grows. Call `advance` after each forward.
+    Call `place` before a forward, which says what rows it has. Slots 0, 1, ... in this order are handed to attention
+    without a copy, and only as far as the fullest of them is filled.
 
     Args:
-        length: tokens it has room for.
+        slots: rows that there is room for. length: ids that each has room for.
     """
 
     is_compileable = False
 
-    def __init__(self, length: int) -> None:
-        self.length = length
-        self.filled = 0
+    def __init__(self, slots: int, length: int) -> None:
+        self.slots, self.length = slots, length
+        self.filled = [0] * slots
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
 
+    def place(self, slots: Sequence[int], counts: Sequence[int], device: torch.device) -> Tensor:
+        """Say what the next forward reads: `counts[i]` ids of slot `slots[i]`, which are counted as read.
+
+        Returns:
+            int64 `[rows, max(counts)]`: where they go. Behind a row's own stands `length`, a place that nobody reads.
+        """
+        first = torch.tensor([self.filled[slot] for slot in slots], device=device)
+        steps = torch.arange(max(counts), device=device)
+        places = first[:, None] + steps
+        if min(counts) < len(steps):
+            places[steps >= torch.tensor(counts, device=device)[:, None]] = self.length
+        for slot, count in zip(slots, counts, strict=True):
+            self.filled[slot] += count
+        self.longest = max(self.filled[slot] for slot in slots)
+        self._rows = torch.tensor(list(slots), device=device)
+        self._in_order = list(slots) == list(range(len(slots)))
+        self._places = places
+        return places
+
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: object) -> tuple[Tensor, Tensor]:
-        """Append `[rows, heads, new, head_dim]` of a layer; return all that this layer has."""
-        if layer == len(self._keys):
-            rows, heads, _new, _dim = keys.shape
-            self._keys.append(keys.new_empty(rows, heads, self.length, keys.shape[-1]))
-            self._values.append(values.new_empty(rows, heads, self.length, values.shape[-1]))
-        end = self.filled + keys.shape[2]
-        self._keys[layer][:, :, self.filled : end] = keys
-        self._values[layer][:, :, self.filled : end] = values
-        return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
+        """Put `[rows, heads, new, head_dim]` of a layer in place; return all that these rows have in this layer."""
+        if layer == len(self._keys):  # zeros: what is masked out must still be finite
+            self._keys.append(keys.new_zeros(self.slots, keys.shape[1], self.length + 1, keys.shape[3]))
+            self._values.append(values.new_zeros(self.slots, values.shape[1], self.length + 1, values.shape[3]))
+        return self._put(self._keys[layer], keys), self._put(self._values[layer], values)
 
-    def advance(self, new: int) -> None:
-        """Count `new` tokens as read."""
-        self.filled += new
+    def _put(self, held: Tensor, new: Tensor) -> Tensor:
+        held[self._rows[:, None], :, self._places] = new.transpose(1, 2)
+        read = held[:, :, : self.longest]
+        return read[: len(self._rows)] if self._in_order else read[self._rows]
 
-    def keep_rows(self, rows: Tensor) -> None:
-        """Drop all rows but `rows`: those that are still being written."""
-        for layer, (keys, values) in enumerate(zip(self._keys, self._values, strict=True)):
-            for held, mine in ((self._keys, keys), (self._values, values)):
-                mine[: len(rows), :, : self.filled] = mine[rows, :, : self.filled]  # the unfilled room is not touched
-                held[layer] = mine[: len(rows)]
+    def clear(self, slot: int) -> None:
+        """Forget what a slot has."""
+        self.filled[slot] = 0
+
+    def swap(self, one: int, other: int) -> None:
+        """Let two slots change places; only what is filled is copied."""
+        if one == other:
+            return
+        for held in (*self._keys, *self._values):
+            kept = held[one, :, : self.filled[one]].clone()
+            held[one, :, : self.filled[other]] = held[other, :, : self.filled[other]]
+            held[other, :, : self.filled[one]] = kept
+        self.filled[one], self.filled[other] = self.filled[other], self.filled[one]
 
     def get_seq_length(self, layer: int = 0) -> int:
-        """Tokens read so far, as Hugging Face models ask for it."""
-        return self.filled
-
-
-def padded_prompts(prompts: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Prompts of unequal lengths, padded on the left.
-
-    Returns:
-        ids int64 `[rows, longest]`, and how many pads each row begins with, int64 `[rows]`.
-    """
-    longest = max(map(len, prompts))
-    ids = torch.full((len(prompts), longest), pad, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-    pads = torch.tensor([longest - len(prompt) for prompt in prompts])
-    return ids.to(device), pads.to(device)
+        """Ids read so far of the fullest row, as Hugging Face models ask for it."""
+        return self.longest

@@ -95,7 +95,7 @@ def run(checkpoint: Path, out: Path, seed: int, overrides: Sequence[str]) -> Non
         else:
             try:
                 said = [*messages, Message("user", [_read(model, part) for part in typed_parts(line, suffixes)])]
-                written = model.stream(said, to, config.max_tokens, seed + answers)
+                written = model.stream(said, to, config.max_tokens, seed + answers, config.guidance)
                 parts = _show(console, model, written, out, f"{answers:02d}")
             except AnyglotError as error:  # the conversation goes on as if the line had not been typed
                 console.print(f"[red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)

@@ -20,17 +20,19 @@ from anyglot.train.device import local_device
 
 @dataclass
 class GenerateConfig:
-    """temperature, top_k, top_p: of all modalities not named in `sampling`, see SamplingConfig.
+    """temperature, top_k, top_p, repetition_penalty: of all modalities not named in `sampling`, see SamplingConfig.
 
     sampling: modality -> settings of its own, e.g. sampling.image.top_k=50. max_tokens: of one answer; what is open
-    then is brought to its shortest end.
+    then is brought to its shortest end. guidance: how far media follow the prompt, 1 as the model does.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    repetition_penalty: float = 1.0
     sampling: dict[str, SamplingConfig] = field(default_factory=dict)
     max_tokens: int = 2048
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -40,7 +42,7 @@ class GenerateConfig:
     @property
     def default(self) -> SamplingConfig:
         """The settings of modalities that have none of their own."""
-        return SamplingConfig(self.temperature, self.top_k, self.top_p)
+        return SamplingConfig(self.temperature, self.top_k, self.top_p, self.repetition_penalty)
 
 
 def load_config(overrides: Sequence[str]) -> GenerateConfig:
@@ -103,7 +105,7 @@ def generate(
     config = load_config(overrides)
     prompt = [make_part(modality, value) for modality, value in parts]
     model = load_model(checkpoint, config)
-    (reply,) = model.write([[Message(None, prompt)]], to, config.max_tokens, seed)
+    (reply,) = model.write([[Message(None, prompt)]], to, config.max_tokens, seed, config.guidance)
     console = Console()
     for number, part in enumerate(reply.parts):
         if part.type != TEXT and part.data is None:

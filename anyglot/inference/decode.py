@@ -1,20 +1,12 @@
-"""Writing ids one by one under the grammar: many rows at once, each in its own place of its own document."""
+"""What a request may write next: the grammar, narrowed to what was asked for and to the room that is left. No model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from anyglot.errors import AnyglotError, MismatchError
-from anyglot.inference.reading import DepthReader, PlainReader, Reader
-from anyglot.inference.sampling import SamplingConfig, sample
+from anyglot.errors import AnyglotError
+from anyglot.inference.sampling import SamplingConfig
 from anyglot.inference.trie import Trie
-from anyglot.lm.architectures import softcap_of
 from anyglot.lm.automaton import CODES, HEADER, Automaton, Ranges, Rules, State, joined
-from anyglot.lm.depth import DepthTransformer, has_depth, riders_after
-from anyglot.lm.loss import cap_
 from anyglot.lm.streams import CLOSE
 from anyglot.lm.vocabulary import ROLES, TEXT
 
@@ -26,7 +18,10 @@ class Request:
     prompt: ids from bos on. modalities: those that may be written ("text" among them), None for all.
     spans: stop once so many media spans are closed, and write nothing else before; 0: stop where the model ends
     the document or its turn. max_tokens: past these, or where the model's positions run out, what is open is brought
-    to its shortest legal end. seed: of this request's own randomness.
+    to its shortest legal end. seed: of this request's own randomness. sampling: of modalities, before the model's.
+    guidance: how far media follow the prompt, 1 as the model does (see `anyglot.inference.guidance`); negative: the
+    prompt to be led away from, empty: the document without what the prompt says; conditions: further prompts, each
+    with its weight; guide_text: text and what begins a medium are guided, too.
     """
 
     prompt: list[int]
@@ -34,190 +29,120 @@ class Request:
     spans: int = 0
     max_tokens: int = 2048
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a step wrote of one request. finish: "" while it goes on; "stop": the model ended it, or all spans that were
-    asked for are there; "length": max_tokens or the positions ended it."""
-
-    ticket: int
-    ids: tuple[int, ...]
-    finish: str = ""
+    sampling: Mapping[str, SamplingConfig] = field(default_factory=dict)
+    guidance: float = 1.0
+    negative: list[int] = field(default_factory=list)
+    conditions: Sequence[tuple[list[int], float]] = ()
+    guide_text: bool = False
 
 
 @dataclass
-class _Row:
-    """One request on its way."""
+class Progress:
+    """How far a request is.
 
-    index: int
+    room: ids it can come to write before the positions run out. codes: ids of codes of the span that is open;
+    text: ids of the text written. cut: it was made to end where it could have gone on.
+    """
+
     request: Request
     state: State
-    generator: torch.Generator
+    room: int
+    codes: list[int]
+    text: list[int] = field(default_factory=list)
     written: list[int] = field(default_factory=list)
     spans_closed: int = 0
+    cut: bool = False
     done: bool = False
 
 
-class Decoder:
-    """Grammar-constrained generation with a causal LM.
+class Constraints:
+    """What requests may write under one grammar.
 
     Args:
-        model: a Hugging Face causal LM, in eval mode.
-        automaton: the grammar of its vocabulary.
-        sampling: settings per modality; `default` for those not named.
-        catalogues: modality without axes -> the codes of its media; it writes no others.
-        depth: what says the later levels of `depth` streams; needed if the vocabulary has such.
+        catalogues: modality without axes -> the codes of its media; others are not written.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        automaton: Automaton,
-        sampling: Mapping[str, SamplingConfig] | None = None,
-        default: SamplingConfig | None = None,
-        catalogues: Mapping[str, Trie] | None = None,
-        depth: DepthTransformer | None = None,
-    ) -> None:
-        if depth is None and has_depth(automaton.vocabulary):
-            raise MismatchError("the vocabulary has depth streams, but no depth transformer was given")
-        self.model = model
-        self.depth = depth
+    def __init__(self, automaton: Automaton, catalogues: Mapping[str, Trie] | None = None) -> None:
         self.automaton = automaton
         self.vocabulary = automaton.vocabulary
-        self.roles = tuple(self.vocabulary.special(role) for role in ROLES)
-        self.sampling = dict(sampling or {})
-        self.default = default or SamplingConfig()
         self.catalogues = dict(catalogues or {})
-        self.head = model.get_output_embeddings().weight  # [vocabulary, hidden]
-        self.softcap = softcap_of(model.config)
-        self.limit = int(model.config.max_position_embeddings)
+        self.roles = tuple(self.vocabulary.special(role) for role in ROLES)
+        self.ends = (self.vocabulary.eos, self.vocabulary.end_of_turn)
         self.shortest = {rules.opener: _shortest(rules) for rules in automaton.rules}  # ids of a whole span
 
-    def write(self, requests: Sequence[Request]) -> list[list[int]]:
-        """Go on from every prompt; return the ids written, without the prompts. Raises as `steps` does."""
-        found: list[list[int]] = [[] for _ in requests]
-        for step in self.steps(requests):
-            for written in step:
-                found[written.ticket] += written.ids
-        return found
+    def begin(self, request: Request, length: int, longest: int = 0) -> Progress:
+        """A request before its first id.
 
-    @torch.inference_mode()
-    def steps(self, requests: Sequence[Request]) -> Iterator[list[Written]]:
-        """Go on from every prompt, step by step. A ticket is the index of its request.
-
+        Args:
+            length: positions of a row. longest: of the request's prompts, if it has others than its own.
         Raises:
-            AnyglotError: a prompt leaves no room for an answer. GrammarError: a prompt is not a document's start.
+            AnyglotError: it leaves no room for an answer, or asks for what is not there. GrammarError: the prompt is
+            not a document's start.
         """
-        active = [self._begin(index, request) for index, request in enumerate(requests)]
-        if not active:
-            return
-        self.head = self.model.get_output_embeddings().weight  # that of a model in training may be a copy
-        reader = self._reader()
-        prompts = [row.request.prompt for row in active]
-        hidden = reader.read_prompts(prompts, self._room(active, max(map(len, prompts))))  # [rows, hidden]
-        while True:
-            chosen = self._choose(active, hidden)
-            for row, token in zip(active, chosen, strict=True):
-                self._take(row, token)
-            yield [Written(row.index, (row.written[-1],), self._finish(row)) for row in active]
-            keep = [index for index, row in enumerate(active) if not row.done]
-            if not keep:
-                return
-            if len(keep) < len(active):
-                reader.keep(keep)
-                active = [active[index] for index in keep]
-            hidden = reader.read([chosen[index] for index in keep])
-
-    def _finish(self, row: _Row) -> str:
-        if not row.done:
-            return ""
-        full = len(row.request.prompt) + len(row.written) >= self.limit
-        return "length" if full or len(row.written) > row.request.max_tokens else "stop"
-
-    def _reader(self) -> Reader:
-        if self.depth is None:
-            return PlainReader(self.model, self.vocabulary.pad)
-        return DepthReader(self.model, self.depth, riders_after(self.vocabulary))
-
-    def _begin(self, index: int, request: Request) -> _Row:
-        names = request.modalities or self.vocabulary.modality_names
+        names = self.vocabulary.modality_names if request.modalities is None else request.modalities
         media = [self.vocabulary.opener(name) for name in names if name != TEXT]
+        for name in request.sampling:
+            if name not in self.vocabulary.modality_names:
+                known = ", ".join(self.vocabulary.modality_names)
+                raise AnyglotError(f"sampling of {name!r}: this model has no such modality; it has: {known}")
+        if request.max_tokens < 1 or request.spans < 0:
+            raise AnyglotError(f"max_tokens {request.max_tokens} must be 1 or more, spans {request.spans} 0 or more")
+        read = max(longest, len(request.prompt))
         needed = min((self.shortest[opener] for opener in media), default=1) if request.spans else 1
-        if len(request.prompt) + needed > self.limit:
+        if read + needed > length:
             raise AnyglotError(
-                f"the prompt has {len(request.prompt)} tokens, the model reads at most {self.limit}, "
+                f"the prompt has {read} tokens, the model reads at most {length}, "
                 f"which leaves no room for an answer; shorten the prompt"
             )
         state = self.automaton.advance_all(request.prompt)
-        return _Row(index, request, state, torch.Generator().manual_seed(request.seed))
+        if not self.automaton.allowed(state):
+            raise AnyglotError("the prompt is a whole document, after which nothing may follow; leave its end out")
+        codes = request.prompt[len(request.prompt) - state.done :] if state.place == CODES else []
+        return Progress(request, state, length - read, list(codes))
 
-    def _room(self, rows: Sequence[_Row], prompt: int) -> int:
-        """Cache length: the prompt, what was asked for, and the longest span that may still have to be finished."""
-        span = max((self.automaton.longest(name) for name in self.vocabulary.modality_names[1:]), default=0)
-        asked = (min(r.request.max_tokens + span + 1, self.limit - len(r.request.prompt)) for r in rows)
-        return prompt + max(asked)
-
-    def logits(self, hidden: Tensor, low: int, high: int) -> Tensor:
-        """Logits `[..., high - low]` of the ids from `low` below `high` after hidden states `[..., hidden]`."""
-        return cap_(hidden @ self.head[low:high].T, self.softcap)
-
-    def _choose(self, rows: Sequence[_Row], hidden: Tensor) -> list[int]:
-        """The next id of every row. The head is evaluated only on the ids that may come next."""
-        chosen = [0] * len(rows)
-        groups: dict[tuple[Ranges, str], list[int]] = {}
-        for index, row in enumerate(rows):
-            ranges = self._ranges(row)
-            if len(ranges) == 1 and ranges[0][1] - ranges[0][0] == 1:  # forced: nothing to sample
-                chosen[index] = ranges[0][0]
-            else:
-                modality = self.vocabulary.modality_names[row.state.modality]
-                groups.setdefault((ranges, modality), []).append(index)
-        for (ranges, modality), members in groups.items():
-            config = self.sampling.get(modality, self.default)
-            logits = torch.cat([self.logits(hidden[members], low, high) for low, high in ranges], 1)
-            noise = torch.stack([torch.rand(logits.shape[1], generator=rows[m].generator) for m in members])
-            picks = sample(logits, config, noise.clamp(1e-20, 1 - 1e-7).to(logits.device)).tolist()
-            for index, pick in zip(members, picks, strict=True):
-                chosen[index] = _id_at(ranges, pick)
-        return chosen
-
-    def _ranges(self, row: _Row) -> Ranges:
-        """What this row may write next: the grammar, narrowed to the request and to the positions that are left."""
-        request, state, vocabulary = row.request, row.state, self.vocabulary
+    def ranges_of(self, progress: Progress) -> tuple[Ranges, bool]:
+        """What may be written next, and whether an end is forced: the budget is spent, or the room."""
+        request, state, vocabulary = progress.request, progress.state, self.vocabulary
         ranges = self.automaton.allowed(state, request.modalities)
-        left = self.limit - len(request.prompt) - len(row.written)
-        spent = len(row.written) >= request.max_tokens
-        if state.place == CODES and (name := vocabulary.modality_names[state.modality]) in self.catalogues:
-            return self._of_catalogue(row, self.automaton.rules[state.modality - 1], self.catalogues[name]) or ranges
+        left = progress.room - len(progress.written)
+        spent = len(progress.written) >= request.max_tokens
         if state.modality:
-            return _inside(self.automaton.rules[state.modality - 1], state, ranges, left, spent)
-        ends = (vocabulary.eos, vocabulary.end_of_turn)
+            rules = self.automaton.rules[state.modality - 1]
+            if state.place == CODES and rules.name in self.catalogues:
+                return _of_catalogue(rules, progress.codes, self.catalogues[rules.name]) or ranges, False
+            narrowed = _inside(rules, state, ranges, left, spent)
+            return narrowed, narrowed != ranges and (spent or state.place == CODES)
         if request.modalities is not None:  # asked for content, not for a chat to begin
             ranges = _without(ranges, self.roles)
         if spent or left <= 1:
-            return _only(ranges, vocabulary.end_of_turn) or _only(ranges, vocabulary.eos) or ranges
+            end = _only(ranges, vocabulary.end_of_turn) or _only(ranges, vocabulary.eos)
+            return end or ranges, bool(end)
         room = left if request.spans else left - 1  # what ends the document has to fit, too
         ranges = _without(ranges, [opener for opener, length in self.shortest.items() if length > room])
-        if request.spans or not row.written:  # an answer is not empty
-            return _without(ranges, ends) or ranges
-        return ranges
+        if request.spans or not progress.written:  # an answer is not empty
+            return _without(ranges, self.ends) or ranges, False
+        return ranges, False
 
-    def _of_catalogue(self, row: _Row, rules: Rules, catalogue: Trie) -> Ranges:
-        """The next codes of media that there are; none where only the closer is left, or the prompt has another."""
-        done = row.state.done
-        begun = [*row.request.prompt, *row.written][-done:] if done else []
-        prefix = tuple(token - rules.symbols[level][0] for level, token in enumerate(begun))
-        first = rules.symbols[done][0] if done < rules.levels else 0
-        return joined((first + code, first + code + 1) for code in catalogue.children(prefix).tolist())
+    def take(self, progress: Progress, token: int) -> None:
+        """Write one more id."""
+        before, progress.state = progress.state, self.automaton.advance(progress.state, token)
+        progress.written.append(token)
+        if before.place == CODES:
+            progress.codes.append(token)
+        elif self.vocabulary.is_text(token):
+            progress.text.append(token)
+        if before.modality and not progress.state.modality:
+            progress.spans_closed += 1
+            progress.codes = []
+        closed = bool(progress.request.spans) and progress.spans_closed >= progress.request.spans
+        progress.done = closed or (not before.modality and token in self.ends)
 
-    def _take(self, row: _Row, token: int) -> None:
-        inside = row.state.modality
-        row.state = self.automaton.advance(row.state, token)
-        row.written.append(token)
-        row.spans_closed += bool(inside and not row.state.modality)
-        ended = token in (self.vocabulary.eos, self.vocabulary.end_of_turn)
-        row.done = ended or bool(row.request.spans and row.spans_closed >= row.request.spans)
+
+def _of_catalogue(rules: Rules, codes: Sequence[int], catalogue: Trie) -> Ranges:
+    """The next codes of media that there are; none where only the closer is left, or the prompt has another."""
+    prefix = tuple(token - rules.symbols[level][0] for level, token in enumerate(codes))
+    first = rules.symbols[len(codes)][0] if len(codes) < rules.levels else 0
+    return joined((first + code, first + code + 1) for code in catalogue.children(prefix).tolist())
 
 
 def _shortest(rules: Rules) -> int:
@@ -269,12 +194,3 @@ def _without(ranges: Ranges, tokens: Sequence[int]) -> Ranges:
         if low < high:
             kept.append((low, high))
     return tuple(kept)
-
-
-def _id_at(ranges: Ranges, index: int) -> int:
-    """The id that choice `index` of the concatenated ranges is."""
-    for low, high in ranges:
-        if index < high - low:
-            return low + index
-        index -= high - low
-    raise IndexError(index)

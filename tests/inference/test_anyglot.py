@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from anyglot.data.documents import Message, Part
 from anyglot.errors import AnyglotError, GrammarError, MediaError, MismatchError
 from anyglot.inference.anyglot import Anyglot
-from anyglot.inference.events import parts_of
+from anyglot.inference.events import MediaReady, parts_of
 from anyglot.inference.sampling import SamplingConfig
 from anyglot.lm.grammar import Span, Turn
 from anyglot.lm.vocabulary import Vocabulary
@@ -112,6 +112,18 @@ def test_a_prompt_s_answer_depends_on_its_seed_alone(model, media):
     together = model.write(prompts, max_tokens=40, seed=7)
     alone = [model.write([prompt], max_tokens=40, seed=7 + index)[0] for index, prompt in enumerate(prompts)]
     assert [reply.ids for reply in together] == [reply.ids for reply in alone]
+
+
+FAR = 1000.0  # a model that is not trained says much the same after every prompt
+
+
+def test_guidance_leads_media_alone(model, media):
+    said = [[Message("user", [media["text"]])]]
+    for to in ("image", "text"):
+        plain, guided = (model.write(said, to, 40, 3, guidance)[0].ids for guidance in (1.0, FAR))
+        assert (plain == guided) == (to == "text")
+    (streamed,) = (event for event in model.stream(said[0], "image", 40, 3, FAR) if isinstance(event, MediaReady))
+    assert np.array_equal(streamed.part.codes, model.write(said, "image", 40, 3, FAR)[0].parts[0].codes)
 
 
 @pytest.mark.parametrize("to", ["image", "speech", "text", None])

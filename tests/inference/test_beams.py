@@ -8,7 +8,8 @@ import torch
 
 from anyglot.errors import AnyglotError, GrammarError
 from anyglot.inference.beams import beam_search
-from anyglot.inference.decode import Decoder, Request
+from anyglot.inference.decode import Request
+from anyglot.inference.decoder import Decoder
 from anyglot.inference.trie import Trie
 from anyglot.lm.grammar import Grammar, Span, Turn
 from anyglot.lm.model import ModelConfig, build_model

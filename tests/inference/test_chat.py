@@ -174,7 +174,7 @@ def test_an_answer_that_is_cut_off_says_so(talk):
 
 
 def test_an_interrupt_stops_the_answer_alone(talk, monkeypatch):
-    from anyglot.inference.anyglot import Decoder
+    from anyglot.inference.decoder import Decoder
 
     steps = Decoder.steps
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from anyglot.errors import ConfigError
-from anyglot.inference.cache import KeyValueCache
-from anyglot.inference.decode import Decoder
-from anyglot.inference.reading import hidden_after
+from anyglot.inference.decoder import Decoder
+from anyglot.inference.reading import PlainReader
 from anyglot.lm.grammar import Grammar
 from anyglot.lm.model import LanguageModel, ModelConfig, build_model, extend_model
 from anyglot.lm.vocabulary import Vocabulary
@@ -58,15 +57,14 @@ def test_the_checkpoint_is_that_architecture_and_its_loss_is_ours(kind, tmp_path
 
 
 def test_generation_sees_the_logits_of_the_plain_model(kind):
-    """With the cache, prompts padded on the left, and the head cut to a block."""
+    """With the cache, rows of unequal length, and the head cut to a block."""
     vocabulary = Vocabulary.build(40, "t")
     model = make(kind, vocabulary.size, sharpness=20.0).eval()
-    decoder, cache = Decoder(model, Grammar(vocabulary)), KeyValueCache(16)
+    decoder, reader = Decoder(model, Grammar(vocabulary)), PlainReader(model, 2, 16)
     ids = packed()[0][0]
-    rows = torch.stack([ids[:4], torch.cat([torch.zeros(2, dtype=torch.long), ids[4:6]])])
     with torch.inference_mode():
-        hidden_after(model, rows, torch.tensor([0, 2]), cache)
-        hidden = hidden_after(model, ids[6:10].view(2, 2), torch.tensor([0, 2]), cache)
+        reader.read([0, 1], [ids[:4].tolist(), ids[4:6].tolist()])
+        hidden = reader.read([0, 1], [ids[6:8].tolist(), ids[8:10].tolist()])
         for row, whole in enumerate((torch.cat([ids[:4], ids[6:8]]), torch.cat([ids[4:6], ids[8:10]]))):
             logits = model(whole[None]).logits[0, -1]
             torch.testing.assert_close(decoder.logits(hidden[row], 3, 30), logits[3:30], rtol=1e-4, atol=1e-4)

@@ -6,7 +6,8 @@ import torch
 
 from anyglot.data.batches import pack
 from anyglot.errors import AnyglotError, ConfigError, MismatchError
-from anyglot.inference.decode import Decoder, Request
+from anyglot.inference.decode import Request
+from anyglot.inference.decoder import Decoder
 from anyglot.inference.sampling import SamplingConfig
 from anyglot.lm.depth import DepthConfig, DepthTransformer, build_depth, fold, riders_after
 from anyglot.lm.grammar import Grammar, Span, Turn
@@ -152,7 +153,7 @@ def test_generation_equals_reading_everything_anew():
                 logits = head @ slow_state(language_model, read)
             ranges = GRAMMAR.allowed(state, request.modalities)
             allowed = [i for low, high in ranges for i in range(low, high) if i not in (VOCABULARY.eos,)]
-            best = max(logits[i].item() for i in allowed if i not in decoder.roles)
+            best = max(logits[i].item() for i in allowed if i not in decoder.constraints.roles)
             assert logits[token].item() >= best - 1e-3
             state, read = GRAMMAR.advance(state, token), [*read, token]
 

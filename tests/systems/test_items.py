@@ -16,7 +16,8 @@ from anyglot.config import load_mapping, typed
 from anyglot.data.corpora import movielens
 from anyglot.data.readers import read, slices
 from anyglot.inference.beams import beam_search
-from anyglot.inference.decode import Decoder, Request
+from anyglot.inference.decode import Request
+from anyglot.inference.decoder import Decoder
 from anyglot.inference.trie import Trie
 from anyglot.lm.grammar import Grammar, Span, Turn
 from anyglot.lm.model import ModelConfig, build_model
