@@ -236,16 +236,16 @@ def test_validity_counts_planted_broken_spans(model, documents, monkeypatch):
     assert figures == {"lm.spans_written": 8, "lm.span_validity": (2 + 2 + 0 + 1 + 0) / 8}
     assert evaluation.validity(model, [(start, [])]) == {"lm.spans_written": 0}
 
-    def deaf_decoder(codes):
-        return [np.full(3, np.nan, np.float32) for _ in codes]
+    def deaf_decoder(codes, state, last):
+        return np.full(3, np.nan, np.float32), None
 
-    monkeypatch.setattr(model.tokenizers["speech"], "decode", deaf_decoder)
+    monkeypatch.setattr(model.tokenizers["speech"], "decode_chunk", deaf_decoder)
     assert evaluation.validity(model, written[:1])["lm.span_validity"] == 1 / 2
 
-    def failing_decoder(codes):
+    def failing_decoder(codes, state, last):
         raise AnyglotError("codes of another codebook")
 
-    monkeypatch.setattr(model.tokenizers["speech"], "decode", failing_decoder)
+    monkeypatch.setattr(model.tokenizers["speech"], "decode_chunk", failing_decoder)
     assert evaluation.validity(model, written[:1])["lm.span_validity"] == 0
 
 
