@@ -18,23 +18,13 @@ from anyglot.lm.grammar import Grammar
 from anyglot.train import finetune
 from anyglot.train.finetune import FinetuneConfig, begin_from
 from anyglot.train.objective import NextTokens
-from tests.train.chats import make_chats, make_checkpoint, mapping, train
+from tests.train.chats import mapping, train
 from tests.train.runs import log, make_store
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("finetune")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(folder):
-    return make_checkpoint(folder)
-
-
-@pytest.fixture(scope="module")
-def tokens(folder, checkpoint):
-    return make_chats(folder, checkpoint)
 
 
 def test_a_checkpoint_brings_vocabulary_and_tokenizers(checkpoint, tokens):

@@ -17,7 +17,7 @@ from anyglot.train.finetune import begin_from
 from anyglot.train.preference import PreferenceConfig, Preferences
 from anyglot.train.pretrain import micro_batches, tensors_of
 from tests.data.test_pairs import LENGTH, make_store
-from tests.train.chats import make_chats, make_checkpoint, mapping, train
+from tests.train.chats import mapping, train
 from tests.train.groups import one_process
 from tests.train.runs import log
 
@@ -137,6 +137,8 @@ def test_the_reference_is_computed_once(store, tmp_path, monkeypatch):
         ({"modality_weights": {"text": 2.0}}, "modality_weights: an answer's log-probability"),
         ({"z_loss": 1e-4}, "z_loss: an answer's"),
         ({"sequence_parallel": 2}, "needs whole rows"),
+        ({"normalise": "sample"}, "normalise: the loss is the mean over pairs; leave it out"),
+        ({"normalise": "modality"}, "normalise: the loss is the mean over pairs; leave it out"),
     ],
 )
 def test_settings_are_checked(changes, message):
@@ -147,16 +149,6 @@ def test_settings_are_checked(changes, message):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("preference")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(folder):
-    return make_checkpoint(folder)
-
-
-@pytest.fixture(scope="module")
-def tokens(folder, checkpoint):
-    return make_chats(folder, checkpoint)
 
 
 def configured(checkpoint, tokens, out, **changes):
