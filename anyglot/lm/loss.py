@@ -18,16 +18,16 @@ BLOCK_ELEMENTS = {"cpu": 2**22, "cuda": 2**27}
 class TokenLoss(NamedTuple):
     """total: scalar, sum over tokens of weight * (nll + z_loss * log Z ^ 2). nll: `[tokens]` in nats, detached.
 
-    For monitors, `[tokens]` and detached: log_z, the logarithm of the softmax's denominator; logit_rms, over the
-    vocabulary; gradient_norm, of `total` by the token's hidden state, 0 where no gradient is asked for. All are 0 for
-    tokens of weight 0.
+    For monitors, `[tokens]` and detached: log_z, the logarithm of the softmax's denominator; gradient_norm, of `total`
+    by the token's hidden state, 0 where no gradient is asked for; logit_rms, over the vocabulary, None where it is not
+    measured. All are 0 for tokens of weight 0.
     """
 
     total: Tensor
     nll: Tensor
     log_z: Tensor
-    logit_rms: Tensor
     gradient_norm: Tensor
+    logit_rms: Tensor | None
 
 
 class BlockwiseCrossEntropy(nn.Module):
@@ -39,6 +39,8 @@ class BlockwiseCrossEntropy(nn.Module):
         rows: tokens whose logits are held at once, 0 for what is fast on the device.
         new_rows: the head's rows after those of `weight`, where they are a parameter of their own (`rows.py`).
         softcap: c bends every logit to c tanh(logit / c), so that none is larger (Gemma 2, 2024). 0 leaves them.
+    Attributes:
+        measures_rms: whether `logit_rms` is measured, by one more pass over the logits: about 2 % of a step.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class BlockwiseCrossEntropy(nn.Module):
         self.z_loss = z_loss
         self.softcap = softcap
         self.rows = rows
+        self.measures_rms = True
 
     def forward(self, hidden: Tensor, labels: Tensor, weights: Tensor) -> TokenLoss:
         """Loss of `labels` `[...]` given `hidden` `[..., hidden]`, each token counted `weights` `[...]` times.
@@ -68,9 +71,17 @@ class BlockwiseCrossEntropy(nn.Module):
             heads = [head.detach() for head in heads]
         rows = self.rows or block_rows(sum(head.shape[0] for head in heads), hidden.device.type)
         total, *measured = _BlockwiseLoss.apply(
-            hidden[counted], labels[counted], weights[counted], self.z_loss, self.softcap, rows, *heads
+            hidden[counted],
+            labels[counted],
+            weights[counted],
+            self.z_loss,
+            self.softcap,
+            rows,
+            self.measures_rms,
+            *heads,
         )
-        return TokenLoss(total, *(torch.zeros_like(weights).index_copy(0, counted, values) for values in measured))
+        nll, log_z, gradient_norm, rms = (torch.zeros_like(weights).index_copy(0, counted, each) for each in measured)
+        return TokenLoss(total, nll, log_z, gradient_norm, rms if self.measures_rms else None)
 
 
 def cap_(logits: Tensor, softcap: float) -> Tensor:
@@ -99,17 +110,18 @@ class _BlockwiseLoss(torch.autograd.Function):
         z_loss: float,
         softcap: float,
         rows: int,
+        measures_rms: bool,
         *heads: Tensor,
     ) -> tuple[Tensor, ...]:
         needs_gradient = any(ctx.needs_input_grad)
         sizes = [head.shape[0] for head in heads]
-        nll, log_z, logit_rms, gradient_norm = measured = tuple(torch.zeros_like(weights) for _ in range(4))
+        nll, log_z, gradient_norm, logit_rms = measured = tuple(torch.zeros_like(weights) for _ in range(4))
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         if needs_gradient:
             hidden_gradient = torch.zeros_like(hidden)
             head_gradients = [
                 torch.zeros_like(head, dtype=torch.float32) if needed else None
-                for head, needed in zip(heads, ctx.needs_input_grad[6:], strict=True)
+                for head, needed in zip(heads, ctx.needs_input_grad[7:], strict=True)
             ]
         for start in range(0, hidden.shape[0], rows):
             block = slice(start, start + rows)
@@ -117,7 +129,8 @@ class _BlockwiseLoss(torch.autograd.Function):
             logits = (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).float()  # [rows, vocabulary]
             logits = cap_(logits, softcap)
             slope = logits.div(softcap).square_().neg_().add_(1) if softcap else None  # of the cap
-            logit_rms[block] = torch.linalg.vector_norm(logits, dim=1) / logits.shape[1] ** 0.5
+            if measures_rms:
+                logit_rms[block] = torch.linalg.vector_norm(logits, dim=1) / logits.shape[1] ** 0.5
             right = logits.gather(1, labels[block, None]).squeeze(1)
             largest = logits.amax(1)
             sums = logits.sub_(largest[:, None]).exp_().sum(1)  # in place: passes over the logits are what costs time
@@ -145,4 +158,4 @@ class _BlockwiseLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         scale = gradients[0]
         hidden, *heads = (None if saved is None else saved * scale for saved in ctx.saved_tensors)
-        return (hidden, None, None, None, None, None, *heads)
+        return (hidden, None, None, None, None, None, None, *heads)

@@ -77,7 +77,8 @@ class Meter:
         self.sums, self.gradients = GroupSums(vocabulary, device), GroupSums(vocabulary, device)
         self.flops_per_token, self.peak = flops_per_token, peak
         self.seen = torch.zeros(vocabulary.size, dtype=torch.bool, device=device)
-        self.logits = torch.zeros(3, dtype=torch.float64, device=device)  # sums of rms ^ 2, log Z and 1 over targets
+        self.log_z = torch.zeros(2, dtype=torch.float64, device=device)  # sums of log Z and 1 over targets
+        self.squares = torch.zeros(2, dtype=torch.float64, device=device)  # of rms ^ 2 and 1, where that was measured
         self.log_z_max = torch.zeros((), device=device)
         self.code_blocks = [block for block in vocabulary.blocks if block.kind == "codes"]
         self._restart()
@@ -91,8 +92,10 @@ class Meter:
         self.sums.add(labels, loss.nll, weights)
         self.gradients.add(labels, loss.gradient_norm, weights)
         counted = weights.flatten() > 0
-        sums = [(loss.logit_rms**2).sum(), loss.log_z.sum(), counted.sum()]
-        self.logits += torch.stack([total.double() for total in sums])
+        number = counted.sum().double()
+        self.log_z += torch.stack([loss.log_z.sum().double(), number])
+        if loss.logit_rms is not None:
+            self.squares += torch.stack([(loss.logit_rms**2).sum().double(), number])
         self.log_z_max = torch.maximum(self.log_z_max, loss.log_z.where(counted, -torch.inf).max())
         self.seen[labels[weights > 0]] = True
 
@@ -108,13 +111,13 @@ class Meter:
     def scalars(self) -> dict[str, float]:
         """Means since the last call. Every rank calls it. utilisation: of `peak`, by all places, padding included."""
         counts = torch.tensor([self.places, self.tokens], dtype=torch.float64, device=self.seen.device)
-        counts = torch.cat([counts, self.logits])
+        counts = torch.cat([counts, self.log_z, self.squares])
         dist.all_reduce(counts)
         dist.all_reduce(self.log_z_max, op=dist.ReduceOp.MAX)
         seen = self.seen.to(torch.int32)
         dist.all_reduce(seen, op=dist.ReduceOp.MAX)
         self.seen |= seen.bool()
-        places, tokens, squares, log_z, targets = counts.tolist()
+        places, tokens, log_z, targets, squares, measured = counts.tolist()
         world = dist.get_world_size()
         values = {
             "loss": self.loss / self.steps,
@@ -122,10 +125,11 @@ class Meter:
             "tokens_per_second": tokens / self.seconds,
             "utilisation": places / self.seconds * self.flops_per_token / (self.peak * world),
             "padding": 1 - tokens / places,
-            "logit_rms": (squares / max(targets, 1)) ** 0.5,
             "log_z": log_z / max(targets, 1),
             "log_z_max": float(self.log_z_max),
         }
+        if measured:
+            values["logit_rms"] = (squares / measured) ** 0.5
         shares = {f"gradient_share/{name}": share for name, share in self.gradients.shares().items()}
         usage = {
             f"codes_seen/{block.name}": float(self.seen[block.start : block.end].float().mean())
@@ -137,5 +141,6 @@ class Meter:
     def _restart(self) -> None:
         self.steps = self.places = self.tokens = 0
         self.loss = self.gradient_norm = self.seconds = 0.0
-        self.logits.zero_()
+        self.log_z.zero_()
+        self.squares.zero_()
         self.log_z_max.fill_(-torch.inf)

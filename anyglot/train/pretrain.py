@@ -197,6 +197,7 @@ def pretrain(config: PretrainConfig, rank: int, world: int, objective: NextToken
         while not state.steps or state.step < state.steps:
             share = factor(config.schedule, state.step, state.steps or 10**9)
             set_learning_rates(engine.optimizer, config.engine, share)
+            language_model.loss.measures_rms = (state.step + 1) % config.log_every == 0 or state.step + 1 == state.steps
             torch.manual_seed((config.seed * 1_000_003 + state.step) * 4096 + rank)
             try:
                 train_step(engine, next(stream), micro_rows, loss_weights, meter, state.step, objective)

@@ -62,6 +62,12 @@ def test_what_monitors_are_told_is_what_full_logits_say(softcap):
     torch.testing.assert_close(loss.gradient_norm, gradient.norm(dim=1), rtol=1e-4, atol=1e-6)
     with torch.no_grad():
         assert (BlockwiseCrossEntropy(weight)(hidden, labels, weights).gradient_norm == 0).all()
+    quiet = BlockwiseCrossEntropy(weight, 1e-2, 3, softcap=softcap)
+    quiet.measures_rms = False
+    same = quiet(hidden, labels, weights)
+    assert same.logit_rms is None
+    assert torch.equal(same.total, loss.total)
+    assert all(torch.equal(getattr(same, name), getattr(loss, name)) for name in ("nll", "log_z", "gradient_norm"))
 
 
 def test_nothing_counted_gives_zero_loss_and_gradient():

@@ -67,23 +67,27 @@ def test_shares_are_of_the_sum_over_groups():
 
 def token_loss(nll, log_z=0.0, logit_rms=0.0, gradient_norm=0.0):
     """What the loss gives for four tokens."""
-    of_all = (torch.as_tensor(value).expand(4).float() for value in (nll, log_z, logit_rms, gradient_norm))
+    of_all = (torch.as_tensor(value).expand(4).float() for value in (nll, log_z, gradient_norm, logit_rms))
     return TokenLoss(torch.zeros(()), *of_all)
 
 
 def test_monitors_of_stability_are_over_targets_alone():
     meter = Meter(VOCABULARY, flops_per_token=1.0, peak=1.0, device=CPU)
     labels = torch.tensor([[1, START["speech.1"], START["image.0"], -100]])
-    for log_z, rms in ((-2.0, 1.0), (-1.0, 3.0)):  # tokens of weight 0 have 0, which is not the largest log Z
+    for log_z, rms in ((-2.0, 1.0), (-1.0, 3.0), (-3.0, None)):  # tokens of weight 0 have 0, not the largest log Z
         meter.begin()
         loss = token_loss(
-            1.0, torch.tensor([log_z, -3.0, 0, 0]), torch.tensor([rms, rms, 0, 0]), torch.tensor([3.0, 1, 0, 0])
+            1.0,
+            torch.tensor([log_z, -3.0, 0, 0]),
+            torch.tensor([rms or 0.0] * 2 + [0, 0]),
+            torch.tensor([3.0, 1, 0, 0]),
         )
+        loss = loss if rms else loss._replace(logit_rms=None)  # not measured in this step
         meter.add(labels, loss, torch.tensor([[1.0, 0.5, 0.0, 0.0]]))
         meter.step(1.0, 1.0, torch.zeros(1, 4))
     values = meter.scalars()
     assert values["log_z_max"] == -1
-    assert values["log_z"] == pytest.approx((-2 - 3 - 1 - 3) / 4)
+    assert values["log_z"] == pytest.approx((-2 - 3 - 1 - 3 - 3 - 3) / 6)
     assert values["logit_rms"] == pytest.approx(((1 + 1 + 9 + 9) / 4) ** 0.5)
     assert values["gradient_share/text"] == pytest.approx(0.75)
     assert values["gradient_share/speech"] == pytest.approx(0.25)
