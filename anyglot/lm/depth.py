@@ -8,6 +8,7 @@ codes so far. A row of 512 ids of four levels is 128 positions to the language m
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -127,13 +128,15 @@ class DepthTransformer(nn.Module):
         unseen = torch.ones(steps, steps, dtype=torch.bool, device=codes.device).triu(1)
         return self.out(self.layers(x, mask=unseen))
 
-    def save(self, folder: Path) -> None:
-        """Write weights and shape into a checkpoint directory."""
+    def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write weights and shape into a checkpoint directory.
+
+        state: the weights, where the parameters do not hold them (ZeRO 3).
+        """
         from safetensors.torch import save_file
 
-        save_file(
-            {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS
-        )
+        state = state or self.state_dict()
+        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, folder / WEIGHTS)
         write_json(folder / CONFIG, {"hidden": self.hidden, "levels": self.levels, "transformer": asdict(self.config)})
 
     @classmethod

@@ -51,8 +51,11 @@ class ModelConfig:
     depth: DepthConfig = field(default_factory=DepthConfig)
 
 
-def build_model(config: ModelConfig, vocabulary_size: int, seed: int = 0) -> Any:
-    """A `PreTrainedModel` in fp32 with at least `vocabulary_size` rows, its weights drawn from `seed`."""
+def build_model(config: ModelConfig, vocabulary_size: int, seed: int = 0, filled: bool = True) -> Any:
+    """A `PreTrainedModel` in fp32 with at least `vocabulary_size` rows, its weights drawn from `seed`.
+
+    filled: False leaves the weights of `config.pretrained` unread: the shape alone is wanted.
+    """
     import transformers
 
     if config.pretrained:
@@ -70,8 +73,14 @@ def build_model(config: ModelConfig, vocabulary_size: int, seed: int = 0) -> Any
             raise ConfigError(
                 f"model.pretrained: {config.pretrained} holds no config.json; give a checkpoint directory"
             )
-        model = transformers.AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32)
-        check_logits(model, f"model.pretrained: {config.pretrained}")
+        auto = transformers.AutoModelForCausalLM
+        if filled:
+            model = auto.from_pretrained(config.pretrained, dtype=torch.float32)
+            check_logits(model, f"model.pretrained: {config.pretrained}")
+        else:
+            shape = transformers.AutoConfig.from_pretrained(config.pretrained)
+            model = auto.from_config(shape, dtype=torch.float32)
+            model.tie_weights()  # as below
         if model.get_input_embeddings().weight.shape[0] < vocabulary_size:
             raise ConfigError(
                 f"model.pretrained: {config.pretrained} has {model.get_input_embeddings().weight.shape[0]} rows, "
@@ -89,7 +98,7 @@ def build_model(config: ModelConfig, vocabulary_size: int, seed: int = 0) -> Any
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = causal_lm(config, rows)
-    model.tie_weights()  # which is left out where weights are not drawn, see `drawn_by_first_rank`
+    model.tie_weights()  # which is left out where weights are not drawn, see `filled_by_first_rank`
     if config.dropout:
         added = [getattr(block, name) for block in model.model.layers for name in ADDED[config.norm]]
         for module in (model.model.embed_tokens, *added):

@@ -71,9 +71,12 @@ def split_rows(model: Any, old: int) -> None:
     model.set_input_embeddings(SplitEmbedding(*parts))
 
 
-def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict that the model had before `split_rows`, on the CPU: what a checkpoint for others holds."""
-    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+def whole_state(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The state dict that the model had before `split_rows`, on the CPU: what a checkpoint for others holds.
+
+    state: the model's own, where its parameters do not hold it (ZeRO 3).
+    """
+    state = {name: value.detach().cpu() for name, value in (state or model.state_dict()).items()}
     joined: dict[int, Tensor] = {}  # one tensor where embedding and head are tied, as transformers expects
     for name, part in model.named_modules():
         if isinstance(part, SplitRows):

@@ -170,18 +170,19 @@ def build_engine(
 
 
 @contextmanager
-def drawn_by_first_rank(config: EngineConfig, rank: int) -> Iterator[None]:
-    """Within it rank 0 alone draws a model's weights at ZeRO 3: the others get theirs when parameters are shared out.
+def filled_by_first_rank(config: EngineConfig, rank: int) -> Iterator[bool]:
+    """Within it rank 0 alone draws or reads a model's weights at ZeRO 3: the others get theirs when parameters are
+    shared out. Gives whether this rank does.
 
     So only one process holds the whole model in the machine's memory: what is never written takes none.
     """
     if config.zero_stage < 3 or rank == 0:
-        yield
+        yield True
         return
     from transformers.initialization import no_init_weights
 
     with no_init_weights():
-        yield
+        yield False
 
 
 def _share_out(module: nn.Module, settings: dict[str, Any], dtype: torch.dtype) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from anyglot.errors import MismatchError
 from anyglot.files import atomic_directory
 from anyglot.lm.rows import whole_state
@@ -31,32 +33,51 @@ def export(engine: Any, directory: Path, vocabulary: Vocabulary, tokenizers: Map
     weights; `adapter/` below it has the adapters alone, for peft. The transformer over levels of `depth` streams lies
     beside it, in `depth.safetensors`.
     """
-    import deepspeed
     import torch.distributed as dist
     import transformers
 
     transformers.utils.logging.disable_progress_bar()  # of writing a single file
     model, depth = engine.module.model, engine.module.depth
-    parameters = list(engine.module.parameters()) if engine.zero_optimization_stage() == 3 else []
-    with deepspeed.zero.GatheredParameters(parameters, enabled=bool(parameters)):
-        if dist.get_rank() == 0:
-            with atomic_directory(directory) as folder:
-                model.config.anyglot_vocabulary = vocabulary.fingerprint
-                if not vocabulary.marks:  # a backbone's own says where its turns end
-                    model.generation_config = generation_config(vocabulary)
-                state = whole_state(model)
-                if has_lora(model):
-                    save_adapter(model, state, folder / "adapter")
-                model.save_pretrained(folder, state_dict=merged_state(model, state))
-                vocabulary.save(folder)
-                if TEXT in tokenizers:
-                    text = TextTokenizer.from_pretrained(tokenizers[TEXT])
-                    if vocabulary.marks:  # the backbone's own tokenizer, with its chat template
-                        text.write_files(folder)
-                    else:
-                        save_text(folder, text, vocabulary, model.config.max_position_embeddings)
-                if depth is not None:
-                    depth.save(folder)
-                for name, source in tokenizers.items():
-                    shutil.copytree(source, folder / "tokenizers" / name)
+    gathered = [state_on_rank_0(part, engine.zero_optimization_stage()) for part in (model, depth)]
+    if dist.get_rank() == 0:
+        with atomic_directory(directory) as folder:
+            model.config.anyglot_vocabulary = vocabulary.fingerprint
+            if not vocabulary.marks:  # a backbone's own says where its turns end
+                model.generation_config = generation_config(vocabulary)
+            state = whole_state(model, gathered[0])
+            if has_lora(model):
+                save_adapter(model, state, folder / "adapter")
+            model.save_pretrained(folder, state_dict=merged_state(model, state))
+            vocabulary.save(folder)
+            if TEXT in tokenizers:
+                text = TextTokenizer.from_pretrained(tokenizers[TEXT])
+                if vocabulary.marks:  # the backbone's own tokenizer, with its chat template
+                    text.write_files(folder)
+                else:
+                    save_text(folder, text, vocabulary, model.config.max_position_embeddings)
+            if depth is not None:
+                depth.save(folder, gathered[1])
+            for name, source in tokenizers.items():
+                shutil.copytree(source, folder / "tokenizers" / name)
     dist.barrier()
+
+
+def state_on_rank_0(module: nn.Module | None, zero_stage: int) -> dict[str, Tensor]:
+    """A module's state dict in the memory of rank 0's machine, empty on the others. Every rank calls it.
+
+    At ZeRO 3 parameters are gathered one by one, so that no device ever holds them all.
+    """
+    import deepspeed
+    import torch.distributed as dist
+
+    if module is None:
+        return {}
+    first = dist.get_rank() == 0
+    whole: dict[int, Tensor] = {}  # by parameter: tied ones are one tensor
+    for parameter in module.parameters():
+        with deepspeed.zero.GatheredParameters([parameter], enabled=zero_stage == 3):
+            if first:
+                whole[id(parameter)] = parameter.detach().to("cpu", copy=zero_stage == 3)
+    if not first:
+        return {}
+    return {name: whole.get(id(value), value) for name, value in module.state_dict(keep_vars=True).items()}

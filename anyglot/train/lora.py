@@ -70,12 +70,15 @@ def has_lora(model: nn.Module) -> bool:
 
 
 def merged_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of the model (on any device) as if it had never had adapters, what they learnt added to weights."""
+    """A state dict of the model as if it had never had adapters, what they learnt added to weights.
+
+    Of the model itself only names and scales are read: at ZeRO 3 its parameters hold nothing.
+    """
     merged = {name: value for name, value in state.items() if ".lora_" not in name}
     for name, layer in _adapted(model):
         weight = merged.pop(f"{name}.base_layer.weight")
-        delta = layer.get_delta_weight(ADAPTER).detach()
-        merged[f"{name}.weight"] = (weight.float() + delta.float().to(weight.device)).to(weight.dtype)
+        down, up = (state[f"{name}.lora_{half}.{ADAPTER}.weight"].float() for half in "AB")
+        merged[f"{name}.weight"] = (weight.float() + layer.scaling[ADAPTER] * (up @ down)).to(weight.dtype)
         if f"{name}.base_layer.bias" in merged:
             merged[f"{name}.bias"] = merged.pop(f"{name}.base_layer.bias")
     return merged

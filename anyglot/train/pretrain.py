@@ -32,7 +32,7 @@ from anyglot.train import checkpoint as checkpoints
 from anyglot.train.attention import choose_attention
 from anyglot.train.checkpoint import RunState
 from anyglot.train.device import compute_dtype, local_device, matmul_flops
-from anyglot.train.engine import EngineConfig, build_engine, drawn_by_first_rank, loss_scale, process_group
+from anyglot.train.engine import EngineConfig, build_engine, filled_by_first_rank, loss_scale, process_group
 from anyglot.train.export import check_tokenizers, export
 from anyglot.train.failed import NotFiniteError, keep
 from anyglot.train.levels import trained_depth
@@ -154,9 +154,9 @@ def pretrain(config: PretrainConfig, rank: int, world: int, objective: NextToken
     media = {name: load_tokenizer(path) for name, path in config.tokenizers.items() if name != TEXT}
     starts = config.codebook_embeddings and not found
     codebooks = {name: tokenizer.codebooks() for name, tokenizer in media.items()} if starts else {}
-    with drawn_by_first_rank(config.engine, rank):
+    with filled_by_first_rank(config.engine, rank) as filled:
         model = build_trainable(
-            config.model, vocabulary, config.new_rows, config.freeze, codebooks, config.seed, config.lora
+            config.model, vocabulary, config.new_rows, config.freeze, codebooks, config.seed, config.lora, filled
         )
     shared = join(config.sequence_parallel, model.config, config.data.length)
     attention, chosen = choose_attention(config.attention, model, device, dtype, shared)

@@ -42,13 +42,15 @@ def build_trainable(
     codebooks: Mapping[str, Sequence[Tensor]],
     seed: int,
     lora: LoraConfig | None = None,
+    filled: bool = True,
 ) -> Any:
     """The model of a config: from scratch, or pretrained with the rows that it lacks; split, adapted, frozen as told.
 
     codebooks: modality -> vectors `[size, dim]` of each level, which new rows of codes begin as projections of.
+    filled: False for the shape alone, its weights being another process's matter (`filled_by_first_rank`).
     """
     if not new_rows.after:
-        model = build_model(config, vocabulary.size, seed)
+        model = build_model(config, vocabulary.size, seed, filled)
         if not config.pretrained:
             initialise_codes(model, vocabulary, codebooks, seed)
     else:
@@ -58,7 +60,7 @@ def build_trainable(
         known = first_new_id(config.pretrained, vocabulary)
         if known < old:
             raise ConfigError(f"new_rows.after: ids end at {old}, in model.pretrained already at {known}; give its own")
-        model = build_model(config, known, seed)
+        model = build_model(config, known, seed, filled)
         if known < vocabulary.size:
             add_rows(model, vocabulary, known, new_rows.init, codebooks, seed)
         split_rows(model, old)

@@ -93,3 +93,16 @@ def test_dropout_acts_in_training_alone_and_leaves_the_checkpoint_as_it_is(tmp_p
     for field in ("dropout", "attention_dropout"):
         with pytest.raises(ConfigError, match="are of models from scratch"):
             build_model(ModelConfig(pretrained=str(tmp_path), **{field: 0.1}), 40)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_the_shape_of_a_pretrained_model_needs_none_of_its_weights(tmp_path, tie):
+    whole = build_model(ModelConfig(**{**vars(SMALL), "tie": tie}), 40)
+    whole.config.save_pretrained(tmp_path)  # no weights beside it
+    shape = build_model(ModelConfig(pretrained=str(tmp_path)), 40, filled=False)
+    wanted, found = (
+        {name: parameter.shape for name, parameter in model.named_parameters()} for model in (whole, shape)
+    )
+    assert found == wanted
+    with pytest.raises(OSError, match="no file named"):
+        build_model(ModelConfig(pretrained=str(tmp_path)), 40)
