@@ -1,8 +1,9 @@
 """Checkpoints of a DeepSpeed run: whole or absent, checked before they are read, usable at another world size.
 
 `<run>/checkpoints/step-00000123/` holds `checkpoint.json` (the step, the world size, every file's hash) and
-DeepSpeed's own files under `state/`. The folder is written under another name and renamed last. DeepSpeed's files
-are pickles: load only checkpoints that you made. What is meant for others is the model export (`export.py`).
+DeepSpeed's own files under `state/`. The folder is written under another name and renamed last
+(`checkpoint_writer.py`). DeepSpeed's files are pickles: load only checkpoints that you made. What is meant for others
+is the model export (`export.py`).
 """
 
 import hashlib
@@ -11,14 +12,13 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from anyglot.errors import AnyglotError, MismatchError
-from anyglot.files import write_json
 
 FORMAT = 1
 TAG = "state"  # DeepSpeed's name of the folder in a checkpoint
@@ -50,41 +50,13 @@ class Checkpoint:
     universal: bool = False
 
 
-def save(engine: Any, directory: Path, state: RunState, keep: int) -> None:
-    """Write the checkpoint of `state.step` and delete all but the newest `keep`. Every rank calls it."""
-    import torch.distributed as dist
-
-    final = directory / f"step-{state.step:08d}"
-    partial = directory / f".{final.name}.partial"
-    rank, world = dist.get_rank(), dist.get_world_size()
-    if rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    dist.barrier()
-    engine.save_checkpoint(str(partial), tag=TAG, client_state={}, save_latest=False)
-    dist.barrier()
-    mine = {name: _hash(partial / name) for name in _files(partial)[rank::world]}
-    gathered: list[dict[str, str]] = [{}] * world
-    dist.all_gather_object(gathered, mine)
-    if rank == 0:
-        files = {name: digest for part in gathered for name, digest in part.items()}
-        description = {"format": FORMAT, "world": world, "zero_stage": engine.zero_optimization_stage()}
-        write_json(partial / "checkpoint.json", {**description, "state": asdict(state), "files": files})
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(partial, final)
-        for old in _steps(directory)[:-keep]:
-            shutil.rmtree(old)
-    dist.barrier()
-
-
 def newest(directory: Path, world: int, zero_stage: int) -> Checkpoint | None:
     """The newest checkpoint, its files checked against their hashes, or None if there is none.
 
     One saved at another world size is converted to DeepSpeed's universal format beside it. Rank 0 calls it.
     Raises AnyglotError naming the damaged file, and MismatchError if it was saved at another ZeRO stage.
     """
-    paths = _steps(directory)
+    paths = steps_of(directory)
     if not paths:
         return None
     path = paths[-1]
@@ -95,7 +67,7 @@ def newest(directory: Path, world: int, zero_stage: int) -> Checkpoint | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AnyglotError(f"{path / 'checkpoint.json'}: damaged ({type(error).__name__}); {others}") from error
     for name, digest in files.items():
-        if not (path / name).is_file() or _hash(path / name) != digest:
+        if not (path / name).is_file() or hash_of(path / name) != digest:
             raise AnyglotError(f"{path / name}: damaged or missing; {others}")
     if description["zero_stage"] != zero_stage:
         raise MismatchError(
@@ -140,15 +112,12 @@ def _to_universal(path: Path) -> None:
     os.replace(partial, target)
 
 
-def _steps(directory: Path) -> list[Path]:
-    """Checkpoint folders, oldest first."""
+def steps_of(directory: Path) -> list[Path]:
+    """The folders of whole checkpoints, oldest first."""
     return sorted(directory.glob("step-*"))
 
 
-def _files(directory: Path) -> list[str]:
-    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
-
-
-def _hash(path: Path) -> str:
+def hash_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -75,6 +75,9 @@ class EngineConfig:
                 nearest = difflib.get_close_matches(key, EXTRA, n=1)
                 hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid: {', '.join(EXTRA)}"
                 raise ConfigError(f"engine.deepspeed: unknown key {key!r}; {hint}")
+        checkpoint = self.deepspeed.get("checkpoint", {})
+        if isinstance(checkpoint, dict) and (checkpoint.get("writer") or {}).get("decoupled"):
+            raise ConfigError("engine.deepspeed.checkpoint.writer.decoupled has a setting of its own; use save_async")
         zero = self.deepspeed.get("zero_optimization", {})
         if not isinstance(zero, dict):
             raise ConfigError(f"engine.deepspeed.zero_optimization is {zero!r}, must be a mapping")

@@ -116,6 +116,19 @@ def rank_memory(job: Job, stage: int, activations: float) -> Memory:
     return max(moments, key=lambda memory: memory.total)
 
 
+def checkpoint_bytes(job: Job, stage: int) -> float:
+    """What the first rank writes of a checkpoint, and with `save_async` copies into the machine's memory.
+
+    Optimizer states whole or of a share, and below stage 3 the weights, which the other ranks leave to it; at stage 3
+    the weights are the optimizer's fp32 ones, and a share of the frozen ones.
+    """
+    weights = job.element * (job.trained + job.frozen)
+    if stage == 0:
+        return weights + job.master + job.moments
+    states = (4 * job.trained + job.moments) / job.world
+    return states + (weights if stage < 3 else job.element * job.frozen / job.world)
+
+
 def _zero_0(job: Job, _: int, activations: float) -> list[Memory]:
     """Everything whole on every rank."""
     weights, gradients = job.element * (job.trained + job.frozen), job.element * job.trained

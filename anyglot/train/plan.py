@@ -14,7 +14,7 @@ from anyglot.config import load_mapping, typed
 from anyglot.errors import ConfigError
 from anyglot.lm.vocabulary import Vocabulary
 from anyglot.train.footprint import Footprint, Setting, offloads
-from anyglot.train.memory import Memory
+from anyglot.train.memory import Memory, checkpoint_bytes
 from anyglot.train.pretrain import PretrainConfig, _micro_rows
 
 GIB = 2**30
@@ -50,6 +50,7 @@ class Plan:
     advice: list[str]
     gpus_needed: int
     building: float
+    saving: float
     flops_per_token: float
     tokens_per_second: float
     step_seconds: float
@@ -150,6 +151,7 @@ def make_plan(
         advice=found.overrides(own),
         gpus_needed=gpus_needed,
         building=4.0 * (run.job(gpus).trained + run.job(gpus).frozen),
+        saving=checkpoint_bytes(run.job(gpus), own.stage) if config.save_async else 0.0,
         flops_per_token=run.flops,
         tokens_per_second=per_second,
         step_seconds=places / per_second,
@@ -226,6 +228,8 @@ def _print(plan: Plan) -> None:
     )
     who = "the first process" if own.stage == 3 else "each process"
     console.print(f"while the model is built, {who} holds {plan.building / GIB:.1f} GiB in its machine's memory")
+    if plan.saving:
+        console.print(f"from its first checkpoint on, a copy of it stays there: {plan.saving / GIB:.1f} GiB a process")
     console.print(
         f"{plan.flops_per_token / 1e9:,.2f} GFLOP a token; at {plan.utilisation:.0%} of a {plan.gpu}'s peak "
         f"{plan.tokens_per_second:,.0f} tokens a second, {plan.step_seconds:,.2f} s a step, in which a rank sends and "

@@ -31,6 +31,7 @@ from anyglot.tokenizers.text import TextTokenizer
 from anyglot.train import checkpoint as checkpoints
 from anyglot.train.attention import choose_attention
 from anyglot.train.checkpoint import RunState
+from anyglot.train.checkpoint_writer import CheckpointWriter
 from anyglot.train.device import compute_dtype, local_device, matmul_flops
 from anyglot.train.engine import EngineConfig, build_engine, filled_by_first_rank, loss_scale, process_group
 from anyglot.train.export import check_tokenizers, export
@@ -71,6 +72,8 @@ class PretrainConfig:
     sequence_parallel: how many processes share a row, each with a part of its places; 1 for whole rows.
     steps: how many, unless data.stores have epochs, or minutes > 0 gives a time budget; then they are fixed once the
     speed has been measured.
+    save_async: training goes on while a checkpoint is written, from a copy in the machine's memory. keep: how many of
+    the newest checkpoints stay.
     """
 
     stage: str
@@ -101,6 +104,7 @@ class PretrainConfig:
     evaluate_every: int = 200
     evaluate_batches: int = 8
     save_every: int = 200
+    save_async: bool = True
     keep: int = 2
 
     def __post_init__(self) -> None:
@@ -172,7 +176,7 @@ def pretrain(config: PretrainConfig, rank: int, world: int, objective: NextToken
         checkpoints.load(engine, found)
     if config.samples and rank == 0:
         text = TextTokenizer.from_pretrained(config.tokenizers[TEXT])
-        writer = Anyglot(engine.module.model, vocabulary, text, media, depth=engine.module.depth)
+        sampler = Anyglot(engine.module.model, vocabulary, text, media, depth=engine.module.depth)
         engine.train()
     loss_weights = LossWeights(vocabulary, config.modality_weights, config.normalise, device)
     meter = Meter(vocabulary, flops, matmul_flops(dtype, device), device)
@@ -184,7 +188,10 @@ def pretrain(config: PretrainConfig, rank: int, world: int, objective: NextToken
     neighbours = config.sequence_parallel  # they have the same rows
     stream = parts(batches.iterate(state.step, rank // neighbours, world // neighbours), shared)
     began = time.monotonic() - state.seconds
-    with TrainingLog(out, "language model", step=state.step, enabled=rank == 0) as log:
+    with (
+        TrainingLog(out, "language model", step=state.step, enabled=rank == 0) as log,
+        CheckpointWriter(out / "checkpoints", config.keep, config.save_async, config.engine.timeout_minutes) as writer,
+    ):
         log.note(state.step, state.steps, "attention", chosen)
 
         def tell_heldout() -> None:
@@ -205,6 +212,7 @@ def pretrain(config: PretrainConfig, rank: int, world: int, objective: NextToken
                 raise keep(error, out, state.step, vocabulary) from error
 
             # ---------------------------------------------------------- what is told, measured and kept
+            writer.check()
             state.step += 1
             state.seconds = time.monotonic() - began
             _fix_steps(config, state, batches.mixture)
@@ -221,10 +229,10 @@ def pretrain(config: PretrainConfig, rank: int, world: int, objective: NextToken
             if state.step % config.evaluate_every == 0 or last:
                 tell_heldout()
                 if config.samples and rank == 0:
-                    show_samples(log, state.step, writer, config.samples)
+                    show_samples(log, state.step, sampler, config.samples)
                     engine.train()
             if state.step % config.save_every == 0 or last:
-                checkpoints.save(engine, out / "checkpoints", state, config.keep)
+                writer.save(engine, state)
 
     # ------------------------------------------------------------------ the result
     export(engine, out / "model", vocabulary, config.tokenizers)

@@ -100,10 +100,11 @@ def train(config: Path, world: int, *overrides: str, succeeds: bool = True) -> s
     return result.stdout + result.stderr
 
 
-def kill_after(config: Path, out: Path, step: int, *overrides: str) -> None:
-    """Start a run and kill -9 it as soon as its log shows `step`."""
+def kill_after(config: Path, out: Path, step: int, *overrides: str, before: str = "") -> None:
+    """Start a run and kill -9 it as soon as its log shows `step`. before: code that its process runs first."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command(config, 1, *overrides), stderr=subprocess.DEVNULL, env=environment)
+    words = [before + word if word == RUN else word for word in command(config, 1, *overrides)]
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL, env=environment)
     deadline = time.monotonic() + 200
     while not any(line["step"] >= step for line in log(out)):
         assert process.poll() is None, "the run ended before it was killed"

@@ -36,6 +36,7 @@ def build(**config):
         ({"nonsense": 1}, "unknown key 'nonsense'; valid: zero_optimization, "),
         ({"zero_optimization": {"stage": 2}}, "use engine.zero_stage"),
         ({"zero_optimization": 3}, "zero_optimization is 3, must be a mapping"),
+        ({"checkpoint": {"writer": {"decoupled": True}}}, "use save_async"),
         *[
             ({key: {}}, f"engine.deepspeed.{key} has a setting of its own here; use {ours}")
             for key, ours in OURS.items()

@@ -86,12 +86,20 @@ def test_candidates_begin_with_the_setting_itself_and_never_undo_it():
     assert all(s.stage > 0 for s in _candidates(Setting(0, 1, False)) if s.offload)
 
 
+def test_the_copy_that_checkpoints_are_written_from_is_told():
+    sharded, whole = (plan(f"engine.zero_stage={stage}") for stage in (3, 0))
+    assert sharded.saving == pytest.approx(12 * sharded.parameters / 2)
+    assert whole.saving == pytest.approx((2 + 12) * whole.parameters)
+    assert plan("save_async=false").saving == 0
+
+
 def test_the_command_prints_a_table(capsys):
     assert call("seven/lm", *SMALL, "--gpus", "2", "--vocabulary", "5000") == 0
     printed = capsys.readouterr().out
     assert "5,000 ids, bfloat16" in printed
     assert "it fits" in printed
     assert "tokens a second" in printed
+    assert "from its first checkpoint on, a copy of it stays there: " in printed
 
 
 def test_the_command_writes_json(capsys):

@@ -135,9 +135,34 @@ def test_kill_and_resume_is_bit_identical(folder, config, one):
     assert losses(out) == losses(one)
 
 
+NEVER_WRITES_STEP_6 = """
+import time
+from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+plain = TorchCheckpointEngine.save
+def save(self, state_dict, path):
+    if "step-00000006" in path:
+        time.sleep(1000)
+    plain(self, state_dict, path)
+TorchCheckpointEngine.save = save
+"""
+
+
+def test_a_kill_while_a_checkpoint_is_written_loses_nothing_older(folder, config, one):
+    out = folder / "writing"
+    kill_after(config, out, 8, f"out={out}", before=NEVER_WRITES_STEP_6)  # its steps go on meanwhile
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == [
+        ".step-00000006.partial",
+        "step-00000003",
+    ]
+    train(config, 1, f"out={out}")
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000006", "step-00000008"]
+    assert all(torch.equal(value, weights(one)[name]) for name, value in weights(out).items())
+    assert losses(out) == losses(one)
+
+
 def test_a_damaged_checkpoint_is_one_clear_error_and_loses_nothing(folder, config, one):
     out = folder / "damaged"
-    kill_after(config, out, 7, f"out={out}")
+    kill_after(config, out, 7, f"out={out}", "save_async=false")  # the checkpoint of step 6 is whole by then
     checkpoint = out / "checkpoints" / "step-00000006"
     victim = next(path for path in checkpoint.rglob("*optim_states.pt"))
     victim.write_bytes(victim.read_bytes()[:-100])
@@ -150,5 +175,5 @@ def test_a_damaged_checkpoint_is_one_clear_error_and_loses_nothing(folder, confi
 
 def test_other_data_than_the_checkpoint_s_is_refused(folder, config, store):
     out = folder / "other"
-    kill_after(config, out, 4, f"out={out}")
+    kill_after(config, out, 4, f"out={out}", "save_async=false")
     assert "give this run another `out`" in train(config, 1, f"out={out}", "data.seed=4", succeeds=False)
