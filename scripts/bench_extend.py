@@ -109,9 +109,7 @@ def page(record: dict) -> str:
     for row in rows:
         last = list(row["bits"])[-1]
         cells = [_cell(row["bits"][last], *group, row["bits"]["checkpoint"]) for group in GROUPS]
-        lines.append(
-            f"| {row['name']} | {' | '.join(cells)} | {row['logits_apart']['rows']:g} | {row['cpu_seconds']} |"
-        )
+        lines.append(f"| {row['name']} | {' | '.join(cells)} | {row['logits_apart']['rows']:g} |")
     lines += [
         "",
         "Logits apart: the largest difference of logits over old ids, after old ids, once new rows are trained (before "

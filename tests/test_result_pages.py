@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     ("script", "function", "name"),
     [
+        ("bench_extend", "page", "new-modality"),
+        ("bench_finetune", "page", "finetune"),
         ("bench_link_prediction", "markdown", "link_prediction"),
         ("bench_molecules", "page", "molecules"),
         ("bench_nodes", "markdown", "nodes"),
