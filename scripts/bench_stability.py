@@ -43,7 +43,7 @@ SWITCHES: dict[str, Row] = {
     "defaults, norm: sandwich, soft cap 15": FULL | {"model.norm": "sandwich", "model.logit_softcap": 15.0},
     "defaults, dropout 0.1": FULL | {"model.dropout": 0.1},
 }
-RATES = (1e-2, 1e-1)
+RATES = (1e-2, 1e-1, 1.0)
 OPTIMIZERS: dict[str, Row] = {
     **{f"AdamW, {rate:g}": {"engine.learning_rate": rate} for rate in (3e-3, 1e-2)},
     **{f"Muon, {rate:g}": {"engine.optimizer": "muon", "engine.muon_learning_rate": rate, "engine.learning_rate": 3e-3}

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
         ("bench_link_prediction", "markdown", "link_prediction"),
         ("bench_molecules", "page", "molecules"),
         ("bench_nodes", "markdown", "nodes"),
+        ("bench_stability", "page", "stability"),
         ("bench_streams", "page", "streams"),
     ],
 )
