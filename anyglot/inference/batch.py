@@ -2,17 +2,17 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from anyglot.data.documents import Document, Message, Part
+from anyglot.data.documents import Document, Part
 from anyglot.data.readers import Problem, read, slices
 from anyglot.errors import AnyglotError
 from anyglot.files import write_text
 from anyglot.inference.anyglot import Anyglot, Reply
 from anyglot.inference.command import GenerateConfig, load_config, load_model, write_part
+from anyglot.inference.engine import Engine
 from anyglot.lm.vocabulary import TEXT
 
 REPLIES = "replies.jsonl"
@@ -24,9 +24,11 @@ def generate(
     """Answer every document of `prompts`: `<out>/replies.jsonl`, and the media that it names beside it.
 
     A plain document is gone on with. A chat is answered; one that ends with an answer, without that. Document i draws
-    from seed + i, whatever `batch` of them is written together. A document that cannot be answered is named on stderr,
-    and costs no other.
+    from seed + i, whatever is written beside it. A document that cannot be answered is named on stderr, and costs no
+    other; what was answered is kept if the rest is interrupted.
 
+    Args:
+        batch: how many are written side by side; the next begins when one of them ends.
     Raises:
         AnyglotError: nothing could be loaded; or, when all others are written, some documents could not be answered.
     """
@@ -34,7 +36,7 @@ def generate(
     pieces = slices(prompts)
     model = load_model(checkpoint, config)
     failed: list[str] = []
-    lines: list[str] = []
+    records: dict[int, dict[str, Any]] = {}
 
     def fail(where: str, reason: object) -> None:
         failed.append(where)
@@ -48,39 +50,46 @@ def generate(
                 else:
                     yield found
 
-    asked_for = documents()
-    first = 0
-    while group := list(islice(asked_for, batch)):
-        asked = [_question(document.turns) for document in group]
-        answers = _answers(model, asked, to, config, seed + first)
-        for number, (document, answer) in enumerate(zip(group, answers, strict=True), start=first):
-            if isinstance(answer, AnyglotError):
-                fail(document.where, answer)
+    try:
+        for number, document, reply in _replies(model, documents(), to, config, seed, batch):
+            if isinstance(reply, AnyglotError):
+                fail(document.where, reply)
             else:
-                lines.append(json.dumps(_record(model, document, answer, out, f"{number:05d}"), ensure_ascii=False))
-        first += len(group)
-    write_text(out / REPLIES, "".join(f"{line}\n" for line in lines))
-    print(f"{len(lines)} answers in {out / REPLIES}")
+                records[number] = _record(model, document, reply, out, f"{number:05d}")
+    finally:
+        lines = [json.dumps(records[number], ensure_ascii=False) for number in sorted(records)]
+        write_text(out / REPLIES, "".join(f"{line}\n" for line in lines))
+    print(f"{len(records)} answers in {out / REPLIES}")
     if failed:
         raise AnyglotError(f"{len(failed)} documents of {prompts} could not be answered, which are named above")
 
 
-def _question(turns: list[Message]) -> list[Message]:
-    """What to answer."""
-    return turns[:-1] if turns[-1].role == "assistant" else turns
+def _replies(
+    model: Anyglot, documents: Iterable[Document], to: str | None, config: GenerateConfig, seed: int, batch: int
+) -> Iterator[tuple[int, Document, Reply | AnyglotError]]:
+    """Number, document and reply, or why there is none, in the order in which they end."""
+    engine = Engine(model.decoder, slots=batch if config.guidance == 1 else 2 * batch)
+    begun: dict[int, tuple[int, Document, Reply]] = {}  # by ticket
 
+    def step() -> Iterator[tuple[int, Document, Reply]]:
+        for written in engine.step():
+            reply = begun[written.ticket][2]
+            reply.ids += written.ids
+            if written.finish:
+                reply.parts = model.read(reply.prompt, reply.ids)
+                yield begun.pop(written.ticket)
 
-def _answers(
-    model: Anyglot, prompts: Sequence[Sequence[Message]], to: str | None, config: GenerateConfig, seed: int
-) -> list[Reply | AnyglotError]:
-    """The reply to each prompt, or why there is none."""
-    try:
-        return [*model.write(prompts, to, config.max_tokens, seed, config.guidance)]
-    except AnyglotError as error:
-        if len(prompts) == 1:
-            return [error]
-    alone = [_answers(model, [prompt], to, config, seed + index) for index, prompt in enumerate(prompts)]
-    return [answer for answers in alone for answer in answers]
+    for number, document in enumerate(documents):
+        try:
+            asked = document.turns[:-1] if document.turns[-1].role == "assistant" else document.turns
+            request = model.request(asked, to, config.max_tokens, seed + number, config.guidance)
+            begun[engine.submit(request)] = number, document, Reply(request.prompt, [], [])
+        except AnyglotError as error:
+            yield number, document, error
+        while engine.waiting:
+            yield from step()
+    while engine.busy:
+        yield from step()
 
 
 def _record(model: Anyglot, document: Document, reply: Reply, out: Path, name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from PIL import Image
 from anyglot.cli import main
 from anyglot.data.readers import read, slices
 from anyglot.errors import MediaError
+from anyglot.inference.anyglot import Anyglot
 from anyglot.tokenizers.image import ImageTokenizer
 from tests.inference.bundles import make_bundle, write_picture, write_sound
 
@@ -92,6 +93,23 @@ def test_a_chat_that_ends_with_an_answer_is_answered_without_it(bundle, folder):
     documents = [{"id": "asked", "messages": CHAT[:1]}, {"id": "answered", "messages": CHAT}]
     _, replies = answer(bundle, folder, documents, "--to", "text", "temperature=0")
     assert replies["asked"]["messages"] == replies["answered"]["messages"]
+
+
+def test_what_was_answered_is_kept_when_the_rest_is_interrupted(bundle, folder, monkeypatch):
+    ended = []
+    read = Anyglot.read
+
+    def interrupted(self, prompt, ids):
+        ended.append(ids)
+        if len(ended) == 3:
+            raise KeyboardInterrupt
+        return read(self, prompt, ids)
+
+    monkeypatch.setattr(Anyglot, "read", interrupted)
+    documents = [{"id": str(n), "parts": [{"type": "text", "text": "a"}]} for n in range(5)]
+    code, replies = answer(bundle, folder, documents, "--to", "image", "--batch", 1, "guidance=2")
+    assert code == 130
+    assert list(replies) == ["0", "1"]
 
 
 def test_what_cannot_be_answered_is_named_and_costs_no_other(bundle, folder, capsys):
