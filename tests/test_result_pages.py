@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
         ("bench_molecules", "page", "molecules"),
         ("bench_nodes", "markdown", "nodes"),
         ("bench_stability", "page", "stability"),
+        ("bench_streaming", "page", "streaming"),
         ("bench_streams", "page", "streams"),
     ],
 )
