@@ -177,9 +177,16 @@ def _parser() -> argparse.ArgumentParser:
         _eval,
         "measure tokenizers and models as a config says",
         "anyglot eval demo/eval_lm names=8",
-        "CONFIG [key=value ...]",
+        "[CONFIG | --compare BEFORE AFTER] [key=value ...]",
     )
-    evaluate.add_argument("config", metavar="CONFIG", help="a YAML file")
+    evaluate.add_argument("config", nargs="?", default="", metavar="CONFIG", help="a YAML file")
+    evaluate.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("BEFORE", "AFTER"),
+        help="what changed between two evaluations, item by item: their `out` folders",
+    )
 
     inspect = verb(
         "inspect",
@@ -308,6 +315,13 @@ def _extend(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _eval(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    if bool(arguments.config) == bool(arguments.compare):
+        raise ConfigError("give a config, or --compare with two folders")
+    if arguments.compare:
+        from anyglot.eval import comparison
+
+        comparison.show(*arguments.compare)
+        return
     from anyglot.config import load_mapping
     from anyglot.eval import command
 

@@ -107,7 +107,11 @@ def test_commands_are_taken(command, monkeypatch):
     arguments, overrides = parse(words)
     if arguments.verb == "fetch" and arguments.corpus not in PLACEHOLDERS:
         load_mapping(f"corpora/{arguments.corpus}", overrides)
-    if arguments.verb in ("train", "plan", "tokenize", "eval") and arguments.config not in PLACEHOLDERS:
+    if (
+        arguments.verb in ("train", "plan", "tokenize", "eval")
+        and arguments.config
+        and arguments.config not in PLACEHOLDERS
+    ):
         mapping = load_mapping(arguments.config, overrides)
         mapping.pop("system", None)
         module, _, name = SCHEMAS[mapping.get("stage") or mapping.get("kind") or "tokenize"].partition(":")

@@ -13,6 +13,7 @@ from anyglot.eval.answers import Answer, share_right
 from anyglot.eval.documents import part_of
 from anyglot.eval.image import CodeUsage
 from anyglot.eval.motion import COMPARED, called, moments
+from anyglot.eval.scores import Score
 from anyglot.inference.anyglot import media_of
 from anyglot.tokenizers.action import ActionTokenizer
 from anyglot.tokenizers.action_prise import PriseTokenizer
@@ -81,7 +82,7 @@ class Check:
         self.known = np.stack([steps for _, steps in known.values()]) if known else np.zeros((0, COMPARED, 1))
         self.unit = np.maximum(self.known.std((0, 1)), 1e-6) if known else np.ones(1)
 
-    def judge(self, answers: Sequence[Answer]) -> dict[str, float]:
+    def judge(self, answers: Sequence[Answer]) -> dict[str, Score]:
         """nearest_is_right: the share of actions whose nearest training action is called what was asked for."""
         for answer in answers:
             part = answer.part("action")

@@ -1,9 +1,10 @@
 """What a model answered when it was asked, and whether that is right."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from anyglot.data.documents import Document, Part
+from anyglot.eval.scores import Score
 from anyglot.inference.anyglot import Reply
 
 
@@ -22,6 +23,11 @@ class Answer:
         return next((part for part in written if part.data is not None or part.text is not None), None)
 
 
-def share_right(answers: Sequence[Answer]) -> float:
-    """How many of the answers were marked right, 0 to 1."""
-    return sum(bool(answer.right) for answer in answers) / len(answers)
+def share_right(answers: Sequence[Answer]) -> Score:
+    """The share of the answers that were marked right."""
+    return mean_of(answers, [bool(answer.right) for answer in answers])
+
+
+def mean_of(answers: Sequence[Answer], values: Iterable[float], scale: str = "") -> Score:
+    """The mean of a value for each answer; of truth values, a share."""
+    return Score.mean([answer.document.id for answer in answers], values, scale)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from anyglot.data.documents import Document
 from anyglot.eval.answers import Answer, share_right
 from anyglot.eval.documents import text_of
+from anyglot.eval.scores import Score
 from anyglot.inference.anyglot import Anyglot
 from anyglot.lm.vocabulary import TEXT
 
@@ -18,7 +19,7 @@ class Check(Protocol):
     It is made of the modality's tokenizer and the training documents, whose media may be mistaken for the right one.
     """
 
-    def judge(self, answers: Sequence[Answer]) -> dict[str, float]:
+    def judge(self, answers: Sequence[Answer]) -> dict[str, Score]:
         """Mark each answer right or wrong, with a note; return the figures of all (there is at least one)."""
         ...
 
@@ -26,7 +27,7 @@ class Check(Protocol):
 class TextCheck:
     """Text must be what the document says, but for blanks around."""
 
-    def judge(self, answers: Sequence[Answer]) -> dict[str, float]:
+    def judge(self, answers: Sequence[Answer]) -> dict[str, Score]:
         """`exact`: the share of right ones."""
         for answer in answers:
             part = answer.part(TEXT)
@@ -45,7 +46,7 @@ class Checks:
         self.tokenizers, self.training = model.tokenizers, training
         self._checks: dict[str, Check] = {TEXT: TextCheck()}
 
-    def judge(self, target: str, answers: Sequence[Answer]) -> dict[str, float]:
+    def judge(self, target: str, answers: Sequence[Answer]) -> dict[str, Score]:
         """Mark each answer right or wrong, and return the figures of all; none for a modality that has no check."""
         if not answers:
             return {}

@@ -12,9 +12,10 @@ import numpy as np
 
 from anyglot.data.documents import Document
 from anyglot.errors import MediaError
-from anyglot.eval.answers import Answer, share_right
+from anyglot.eval.answers import Answer, mean_of, share_right
 from anyglot.eval.documents import part_of
 from anyglot.eval.image import CodeUsage
+from anyglot.eval.scores import Score
 from anyglot.inference.anyglot import media_of
 from anyglot.tokenizers.graph import GraphTokenizer
 from anyglot.tokenizers.molecule_assembly import likeliest
@@ -83,10 +84,12 @@ class Check:
                 with suppress(MediaError):  # what has no codes was not trained on
                     self.known.add(media_of(tokenizer, part))
 
-    def judge(self, answers: Sequence[Answer]) -> dict[str, float]:
+    def judge(self, answers: Sequence[Answer]) -> dict[str, Score]:
         """Shares of all answers: exact; valid, a molecule that RDKit sanitises; known, one of the training molecules.
         tanimoto: mean similarity to the right one, 0 where there is no molecule."""
-        likeness, valid, known = [], [], []
+        likeness: list[float] = []
+        valid: list[float] = []
+        known: list[float] = []
         for answer in answers:
             wanted, made = part_of(answer.document, "graph"), answer.part("graph")
             assert wanted is not None
@@ -102,8 +105,8 @@ class Check:
             answer.right, answer.note = smiles == to_smiles(own), smiles
             likeness.append(tanimoto(own, molecule))
             known.append(molecule in self.known)
-        figures = {"valid": _mean(valid), "tanimoto": _mean(likeness), "known": _mean(known)}
-        return {"exact": share_right(answers), **figures}
+        figures: dict[str, list[float]] = {"valid": valid, "tanimoto": likeness, "known": known}
+        return {"exact": share_right(answers)} | {name: mean_of(answers, found) for name, found in figures.items()}
 
 
 def is_valid(molecule: Molecule) -> bool:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from anyglot.data.documents import Document
-from anyglot.eval.answers import Answer, share_right
+from anyglot.eval.answers import Answer, mean_of, share_right
 from anyglot.eval.documents import part_of
+from anyglot.eval.scores import Score
 from anyglot.inference.anyglot import media_of
 from anyglot.tokenizers.image import ImageTokenizer, to_tensor
 from anyglot.tokenizers.networks.features import feature_network
@@ -118,9 +119,9 @@ class Check:
             for shape, known in by_shape.items()
         }
 
-    def judge(self, answers: Sequence[Answer]) -> dict[str, float]:
+    def judge(self, answers: Sequence[Answer]) -> dict[str, Score]:
         """nearest_is_right: share. psnr in dB, of the squared error over all pictures that have the right size."""
-        errors = []
+        errors, comparable = [], []
         for answer in answers:
             wanted, made = part_of(answer.document, "image"), answer.part("image")
             assert wanted is not None
@@ -131,6 +132,7 @@ class Check:
                 continue
             line = _line(made.data)
             errors.append(float(((_line(own) - line) ** 2).mean()))
+            comparable.append(answer)
             names, table = self.pictures.get(own.shape, ([answer.document.id], _line(own)[None]))
             distances = ((table - line) ** 2).mean(1)
             answer.right = bool(errors[-1] <= distances.min())
@@ -138,7 +140,7 @@ class Check:
             answer.note = "nearest is its own" if answer.right else f"nearest: {nearest}"
         figures = {"nearest_is_right": share_right(answers)}
         if errors:
-            figures["psnr"] = float(10 * np.log10(255**2 / max(float(np.mean(errors)), 1e-9)))
+            figures["psnr"] = mean_of(comparable, errors, scale="psnr")
         return figures
 
 

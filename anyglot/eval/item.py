@@ -7,9 +7,10 @@ from torch import Tensor
 
 from anyglot.data.documents import Document
 from anyglot.errors import MediaError
-from anyglot.eval.answers import Answer, share_right
+from anyglot.eval.answers import Answer, mean_of, share_right
 from anyglot.eval.documents import part_of
 from anyglot.eval.image import CodeUsage
+from anyglot.eval.scores import Score
 from anyglot.inference.anyglot import media_of
 from anyglot.tokenizers.item import Item, ItemTokenizer
 from anyglot.tokenizers.semantic_ids import buckets
@@ -65,20 +66,20 @@ class Check:
     def __init__(self, tokenizer: ItemTokenizer, training: Sequence[Document] = ()) -> None:
         self.tokenizer = tokenizer
 
-    def judge(self, answers: Sequence[Answer]) -> dict[str, float]:
+    def judge(self, answers: Sequence[Answer]) -> dict[str, Score]:
         """right_item: share of answers that are the very item. valid_ids: share whose codes are a known item's."""
-        valid = 0
+        valid = []
         for answer in answers:
             wanted, made = part_of(answer.document, "item"), answer.part("item")
             assert wanted is not None
             own: Item = media_of(self.tokenizer, wanted)
-            valid += made is not None
+            valid.append(made is not None)
             if self.tokenizer.place(own.id) is None:
                 answer.right = _written(answer) in self._codes(own)
             else:
                 answer.right = made is not None and made.data.id == own.id
             answer.note = "no item" if made is None else made.data.text
-        return {"right_item": share_right(answers), "valid_ids": valid / len(answers)}
+        return {"right_item": share_right(answers), "valid_ids": mean_of(answers, valid)}
 
     def _codes(self, new: Item) -> list[list[int]]:
         """The codes that a new item would get; none if none are left for it, so that nothing written is right."""

@@ -6,7 +6,7 @@ those whose ids are in the set's training store, held out those whose split says
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import permutations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from anyglot.config import typed
+from anyglot.config import to_mapping, typed
 from anyglot.data.documents import Document, Message, Part
 from anyglot.data.progress import JobProgress
 from anyglot.data.shards import TokenStore
@@ -25,6 +25,8 @@ from anyglot.eval.answers import Answer
 from anyglot.eval.bits import bits_per_code
 from anyglot.eval.checks import Checks
 from anyglot.eval.documents import load_documents, part_of, parts_of, spread
+from anyglot.eval.records import Records, fingerprint_of
+from anyglot.eval.scores import Score
 from anyglot.files import write_json
 from anyglot.inference.anyglot import Anyglot, media_of
 from anyglot.inference.decode import Request
@@ -131,10 +133,10 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
     totals["shuffled"] = sum(len(world.seen) for world in pictured)
     totals["untrained"] = sum(len(world.seen[: config.untrained]) for world, _, _ in controls)
 
-    metrics: dict[str, float] = {}
+    records = Records(to_mapping(config), fingerprints(config, model))
     for world in worlds:
-        metrics |= {f"lm.{world.name}_{group}": len(members) for group, members in world.groups}
-    metrics |= bits_per_code(model, config.heldout_stores, config.unigram_stores, config.heldout_batches)
+        records.values |= {f"lm.{world.name}_{group}": len(members) for group, members in world.groups}
+    records.values |= bits_per_code(model, config.heldout_stores, config.unigram_stores, config.heldout_batches)
     directions: dict[str, list[Answer]] = {}
     written: list[Written] = []
     with JobProgress(out, {name: total for name, total in totals.items() if total}) as progress:
@@ -144,31 +146,45 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
                 tell = partial(progress.advance, f"{source} to {target}")
                 answers = ask(model, members, source, target, config, tell)
                 figures = checks.judge(target, answers)
-                metrics |= {f"lm.{source}_to_{target}.{name}_{group}": value for name, value in figures.items()}
+                records.scores |= _named(f"lm.{source}_to_{target}", figures, group)
                 directions[f"{source}_to_{target}.{group}"] = answers
                 here += [(answer.reply.prompt, answer.reply.ids) for answer in answers]
             if target != TEXT:
                 found = validity(model, here)
-                metrics |= {f"lm.{source}_to_{target}.{name.removeprefix('lm.')}": found[name] for name in found}
+                records.values |= {f"lm.{source}_to_{target}.{name.removeprefix('lm.')}": found[name] for name in found}
             written += here
         written += from_nothing(model, config, partial(progress.advance, "from nothing"))
-        metrics |= validity(model, written)
+        records.values |= validity(model, written)
         if pictured:
             shuffled = Anyglot.load(config.shuffled, local_device(), config.sampling)
             for world in pictured:
                 answers = ask(shuffled, world.seen, TEXT, "image", config, partial(progress.advance, "shuffled"))
                 figures = checks.judge("image", answers)
-                metrics |= {f"lm.text_to_image.{name}_shuffled": value for name, value in figures.items()}
+                records.scores |= _named("lm.text_to_image", figures, "shuffled")
         if config.untrained:
             random = untrained(model, config)
             for world, source, target in controls:
                 some = world.seen[: config.untrained]
                 answers = ask(random, some, source, target, config, partial(progress.advance, "untrained"))
                 figures = checks.judge(target, answers)
-                metrics |= {f"lm.{source}_to_{target}.{name}_untrained": value for name, value in figures.items()}
+                records.scores |= _named(f"lm.{source}_to_{target}", figures, "untrained")
     _write_samples(model, directions, config.keep, out)
-    write_json(out / "metrics.json", metrics)
-    return metrics
+    records.save(out)
+    return records.metrics
+
+
+def _named(direction: str, figures: Mapping[str, Score], group: str) -> dict[str, Score]:
+    return {f"{direction}.{name}_{group}": score for name, score in figures.items()}
+
+
+def fingerprints(config: LanguageModelEval, model: Anyglot) -> dict[str, str]:
+    """Of the checkpoint's weights, what it was trained with, and all data that it is asked about."""
+    weights = sorted(Path(config.checkpoint).glob("*.safetensors"))
+    found = {"checkpoint": fingerprint_of(weights), "vocabulary": model.vocabulary.fingerprint}
+    found |= {f"tokenizers.{name}": tokenizer.fingerprint for name, tokenizer in model.tokenizers.items()}
+    found |= {f"sets.{name}": fingerprint_of([one.documents]) for name, one in config.sets.items()}
+    stores = {*config.heldout_stores, *config.unigram_stores, *(one.seen_store for one in config.sets.values())}
+    return found | {store: fingerprint_of(sorted(Path(store).glob("*.arrow"))) for store in sorted(stores)}
 
 
 def load_world(name: str, config: SetConfig, model: Anyglot, names: int) -> World:

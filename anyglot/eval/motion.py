@@ -11,6 +11,7 @@ from anyglot.data.documents import Document
 from anyglot.eval.answers import Answer, share_right
 from anyglot.eval.documents import part_of, text_of
 from anyglot.eval.image import CodeUsage
+from anyglot.eval.scores import Score
 from anyglot.inference.anyglot import media_of
 from anyglot.tokenizers.motion import MotionTokenizer
 from anyglot.tokenizers.skeletons.figures import Figure
@@ -152,7 +153,7 @@ class Check:
         self.names = [name for name, _ in known.values()]
         self.lines = np.stack([line for _, line in known.values()]) if known else np.zeros((0, 0))
 
-    def judge(self, answers: Sequence[Answer]) -> dict[str, float]:
+    def judge(self, answers: Sequence[Answer]) -> dict[str, Score]:
         """nearest_is_right: the share of motions whose nearest training motion is called what was asked for."""
         for answer in answers:
             part = answer.part("motion")

@@ -8,7 +8,6 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 
 import numpy as np
@@ -16,8 +15,10 @@ import torch
 
 from anyglot import assets
 from anyglot.data.documents import Document
+from anyglot.errors import AnyglotError
 from anyglot.eval.answers import Answer, share_right
 from anyglot.eval.documents import text_of
+from anyglot.eval.scores import Score
 from anyglot.tokenizers.speech import SpeechTokenizer
 
 Metric = Callable[[np.ndarray, np.ndarray, int], float | None]
@@ -61,9 +62,9 @@ def evaluate(
     }
     for name, metric in _metrics():
         score = mean_score(metric, sounds, decoded, rate)
-        result[f"{name}_failures"] = float(score.failures)
-        if score.mean is not None:
-            result[name] = score.mean
+        result[f"{name}_failures"] = float(len(score.failed))
+        if score.value is not None:
+            result[name] = score.value
     return result | _usage(tokenizer.encode(usage_of) if len(usage_of) else codes, spec.levels)
 
 
@@ -113,16 +114,17 @@ class Check:
         self.rate = tokenizer.config.sample_rate
         self.transcribe = transcribe or Transcriber()
 
-    def judge(self, answers: Sequence[Answer]) -> dict[str, float]:
+    def judge(self, answers: Sequence[Answer]) -> dict[str, Score]:
         """wer: of all transcripts. heard_exactly: share."""
         heard, wanted = [], [text_of(answer.document) for answer in answers]
+        ids = [answer.document.id for answer in answers]
         for answer, name in zip(answers, wanted, strict=True):
             part = answer.part("speech")
             silent = part is None or not isinstance(part.data, np.ndarray)
             heard.append("" if silent else self.transcribe(part.data, self.rate))  # type: ignore[union-attr]
             answer.note = "no speech" if silent else f"heard: {heard[-1].strip()}"
             answer.right = normalise_text(heard[-1]) == normalise_text(name)
-        return {"wer": word_error_rate(wanted, heard), "heard_exactly": share_right(answers)}
+        return {"wer": word_errors(ids, wanted, heard), "heard_exactly": share_right(answers)}
 
 
 def normalise_text(text: str) -> str:
@@ -136,7 +138,7 @@ def normalise_text(text: str) -> str:
     return " ".join(re.sub(r"[^a-z0-9]+", " ", re.sub(r"['\u2019]", "", plain)).split())
 
 
-def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+def word_errors(ids: Sequence[str], references: Sequence[str], hypotheses: Sequence[str]) -> Score:
     """Corpus word error rate after `normalise_text`: edits over all texts by words over all references (jiwer).
 
     It can exceed 1. References without words are left out, with their hypotheses.
@@ -144,16 +146,19 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> flo
     import jiwer
 
     pairs = [(normalise_text(r), normalise_text(h)) for r, h in zip(references, hypotheses, strict=True)]
-    pairs = [(reference, hypothesis) for reference, hypothesis in pairs if reference]
-    return float(jiwer.wer([reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs]))
+    kept = [(name, pair) for name, pair in zip(ids, pairs, strict=True) if pair[0]]
+    found = [jiwer.process_words(reference, hypothesis) for _, (reference, hypothesis) in kept]
+    edits = [float(one.substitutions + one.deletions + one.insertions) for one in found]
+    words = [float(len(reference.split())) for _, (reference, _) in kept]
+    return Score([name for name, _ in kept], edits, words)
 
 
-@dataclass
-class Score:
-    """mean: over the sounds that could be scored, None if there were none. failures: how many could not."""
-
-    mean: float | None
-    failures: int
+def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    """`word_errors` as a number. Raises AnyglotError where no reference has a word."""
+    rate = word_errors([str(place) for place in range(len(references))], references, hypotheses).value
+    if rate is None:
+        raise AnyglotError("a word error rate needs references with words, and these have none")
+    return rate
 
 
 def mean_score(
@@ -162,10 +167,11 @@ def mean_score(
     decoded: Sequence[np.ndarray],
     sample_rate: int,
 ) -> Score:
-    """The mean of a metric over pairs of sounds; failures are counted, no number stands in for them."""
-    scores = [metric(a, b, sample_rate) for a, b in zip(originals, decoded, strict=True)]
-    good = [score for score in scores if score is not None]
-    return Score(float(np.mean(good)) if good else None, len(scores) - len(good))
+    """The mean of a metric over pairs of sounds, by their places; no number stands in for one that failed."""
+    found = {str(i): metric(a, b, sample_rate) for i, (a, b) in enumerate(zip(originals, decoded, strict=True))}
+    good = {name: value for name, value in found.items() if value is not None}
+    failed = dict.fromkeys(found.keys() - good.keys(), "nothing to score")
+    return Score.mean(list(good), good.values(), failed=failed)
 
 
 def pesq(original: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:

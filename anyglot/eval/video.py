@@ -12,6 +12,7 @@ from anyglot.data.documents import Document
 from anyglot.eval.answers import Answer, share_right
 from anyglot.eval.documents import part_of, text_of
 from anyglot.eval.image import CodeUsage, FeatureGaussian, psnr
+from anyglot.eval.scores import Score
 from anyglot.inference.anyglot import media_of
 from anyglot.tokenizers.image import to_tensor
 from anyglot.tokenizers.objectives.perceptual import PerceptualLoss
@@ -141,7 +142,7 @@ class Check:
         found = [(_label(document), part_of(document, "video")) for document in training]
         self.known = [(label, media_of(tokenizer, part)) for label, part in found if part is not None]
 
-    def judge(self, answers: Sequence[Answer]) -> dict[str, float]:
+    def judge(self, answers: Sequence[Answer]) -> dict[str, Score]:
         """nearest_is_right: share."""
         for answer in answers:
             wanted, made = part_of(answer.document, "video"), answer.part("video")

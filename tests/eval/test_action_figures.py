@@ -70,6 +70,6 @@ def test_an_action_is_right_if_the_nearest_one_known_is_called_so():
         Answer(document(name, slow), Reply([], [], parts))
         for name, parts in zip(("slow", "fast", "slow"), replies, strict=True)
     ]
-    assert check.judge(answers) == {"nearest_is_right": pytest.approx(1 / 3)}
+    assert check.judge(answers)["nearest_is_right"].value == pytest.approx(1 / 3)
     assert [answer.right for answer in answers] == [True, False, False]
     assert answers[1].note == "nearest: slow"

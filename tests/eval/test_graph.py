@@ -75,7 +75,7 @@ def test_generated_molecules_are_marked():
     figures = Check(make(), [*documents[:1], unfit]).judge(answers)
     assert [answer.right for answer in answers] == [True, False, False]
     assert [answer.note for answer in answers] == ["CCO", "CCO", "no molecule"]
-    assert figures["exact"] == pytest.approx(1 / 3)
-    assert figures["valid"] == figures["known"] == pytest.approx(2 / 3)
+    assert figures["exact"].value == pytest.approx(1 / 3)
+    assert figures["valid"].value == figures["known"].value == pytest.approx(2 / 3)
     likeness = tanimoto(*(from_smiles(s, s) for s in ("CCN", "CCO")))
-    assert figures["tanimoto"] == pytest.approx((1 + likeness) / 3)
+    assert figures["tanimoto"].value == pytest.approx((1 + likeness) / 3)

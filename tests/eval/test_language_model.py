@@ -20,6 +20,7 @@ from anyglot.eval.answers import Answer
 from anyglot.eval.bits import bits_per_code
 from anyglot.eval.checks import Checks
 from anyglot.eval.documents import load_documents
+from anyglot.eval.records import Records
 from anyglot.inference.anyglot import Anyglot, Reply
 from anyglot.lm.grammar import Turn
 from anyglot.lm.model import ModelConfig, build_model
@@ -180,11 +181,15 @@ def test_a_picture_is_right_if_its_own_is_nearest(folder, model, documents):
         "another size",
         "another size",
     ]
-    assert figures["nearest_is_right"] == 2 / 6
+    assert figures["nearest_is_right"].value == 2 / 6
     errors = [30**2 / (8 * 12 * 3), squared(folder, 1, 2), 0.0, squared(folder, 5, 3)]
-    assert figures["psnr"] == pytest.approx(10 * np.log10(255**2 / np.mean(errors)), rel=1e-5)
-    assert checks.judge("image", answers[4:]) == {"nearest_is_right": 0.0}  # no psnr where nothing can be compared
+    assert figures["psnr"].value == pytest.approx(10 * np.log10(255**2 / np.mean(errors)), rel=1e-5)
+    assert values(checks.judge("image", answers[4:])) == {"nearest_is_right": 0.0}  # nothing to compare: no psnr
     json.dumps([a.right for a in answers])
+
+
+def values(figures):
+    return {name: score.value for name, score in figures.items()}
 
 
 def squared(folder, left, right):
@@ -195,7 +200,7 @@ def test_a_picture_of_a_size_that_no_training_picture_has_is_judged_by_its_own(m
     own = write_picture(tmp_path / "own.png", 4, 4)
     document = Document("own", [Message(None, [Part("image", path=own)])])
     made = [answer(document, "image", data=np.zeros((4, 4, 3), np.uint8))]
-    assert Checks(model, []).judge("image", made)["nearest_is_right"] == 1.0
+    assert Checks(model, []).judge("image", made)["nearest_is_right"].value == 1.0
 
 
 def test_speech_is_right_if_the_name_is_heard(model, documents):
@@ -205,14 +210,14 @@ def test_speech_is_right_if_the_name_is_heard(model, documents):
     figures = check.judge(answers)
     assert [a.right for a in answers] == [True, False, False]
     assert answers[1].note == "heard: Green"
-    assert figures == {"wer": 3 / 9, "heard_exactly": 1 / 3}  # apple left out, an put in, house misheard; of 9 words
-    assert check.judge([answer(documents[0], "speech")])["wer"] == 1.0
+    assert values(figures) == {"wer": 3 / 9, "heard_exactly": 1 / 3}  # apple lost, an added, house misheard; of 9
+    assert check.judge([answer(documents[0], "speech")])["wer"].value == 1.0
 
 
 def test_text_is_right_if_it_is_the_name(model, documents):
     said = ["black cat", " black cat\n", "Black cat", "black cats"]
     answers = [answer(documents[0], "text", text=text) for text in said] + [answer(documents[0], "text")]
-    assert Checks(model, []).judge("text", answers) == {"exact": 2 / 5}
+    assert values(Checks(model, []).judge("text", answers)) == {"exact": 2 / 5}
     assert [a.right for a in answers] == [True, True, False, False, False]
 
 
@@ -287,6 +292,10 @@ def test_a_run_measures_all_directions_and_keeps_samples(folder, monkeypatch, ca
     assert "documents.jsonl:8" in caplog.text  # the broken line is told
     out = folder / "whole"
     assert json.loads((out / "metrics.json").read_text()) == figures
+    kept = Records.load(out)
+    assert kept.metrics == figures
+    assert kept.scores["lm.text_to_speech.heard_exactly_seen"].ids == ["name_0", "name_1"]
+    assert {"checkpoint", "tokenizers.image", "sets.names", str(folder / "heldout")} <= kept.fingerprints.keys()
     assert (figures["lm.names_seen"], figures["lm.names_heldout"]) == (2, 2)
     for source in ("text", "image", "speech"):
         for target, figure in (("text", "exact"), ("image", "nearest_is_right"), ("speech", "wer")):

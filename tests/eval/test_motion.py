@@ -127,7 +127,7 @@ def test_an_answer_is_right_if_the_nearest_training_motion_is_called_the_same():
         [Part("text", text="climb")],
     ]
     answers = [Answer(asked, Reply([], [], parts)) for parts in written]
-    assert check.judge(answers) == {"nearest_is_right": 0.25}
+    assert check.judge(answers)["nearest_is_right"].value == 0.25
     assert [answer.right for answer in answers] == [True, False, False, False]
     assert [answer.note for answer in answers] == ["nearest: climb", "nearest: fall", "no motion", "no motion"]
 

@@ -115,10 +115,10 @@ def test_failures_are_counted_and_nothing_stands_in_for_them():
     assert stoi(silence, good[:16000], 16000) is None
     assert pesq(good, np.zeros_like(good), 16000) is None
     score = mean_score(pesq, [silence, good, short], [silence, good, short], 16000)
-    assert score.failures == 2
-    assert score.mean == pesq(good, good, 16000)
+    assert score.failed.keys() == {"0", "2"}
+    assert score.value == pesq(good, good, 16000)
     nothing = mean_score(stoi, [short], [short], 16000)
-    assert (nothing.mean, nothing.failures) == (None, 1)
+    assert (nothing.value, len(nothing.failed)) == (None, 1)
 
 
 def tokenizer():

@@ -151,7 +151,7 @@ def test_a_clip_is_right_if_the_nearest_known_one_shows_the_same(tokenizer: Vide
         answer(asked, None),
         answer(asked, noisy(clips((2, 8, 8))[0])),
     ]
-    assert check.judge(answers) == {"nearest_is_right": pytest.approx(2 / 5)}
+    assert check.judge(answers)["nearest_is_right"].value == pytest.approx(2 / 5)
     assert [a.right for a in answers] == [True, False, False, False, True]
     assert [a.note for a in answers] == [
         "nearest: walk",

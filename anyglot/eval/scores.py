@@ -1,0 +1,116 @@
+"""A figure that is measured item by item, so that it can be given an interval and held against another."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+LEVEL = 0.95  # of intervals
+RESAMPLES = 2000
+
+SCALES: dict[str, Callable[[Any], Any]] = {  # what is made of the ratio
+    "": lambda ratio: ratio,
+    "psnr": lambda ratio: 10 * np.log10(255.0**2 / np.maximum(ratio, 1e-9)),  # dB of a mean squared error of 0 to 255
+}
+
+
+@dataclass
+class Score:
+    """The sum of `numerators` by the sum of `denominators`, on a scale: a share, a mean, an error rate over all words.
+
+    ids: of the items, in order. failed: item -> why nothing was measured of it. It counts in no mean: what a mean of
+    the others leaves out has to be told beside it.
+    """
+
+    ids: list[str]
+    numerators: list[float]
+    denominators: list[float]
+    scale: str = ""
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def mean(ids: Sequence[str], values: Iterable[float], scale: str = "", failed: Mapping[str, str] = {}) -> "Score":
+        """The mean of one value per item; of truth values, the share of true ones."""
+        numbers = [float(value) for value in values]
+        return Score(list(ids), numbers, [1.0] * len(numbers), scale, dict(failed))
+
+    @property
+    def value(self) -> float | None:
+        """The figure; None if there is nothing to divide by."""
+        total = sum(self.denominators)
+        return float(SCALES[self.scale](sum(self.numerators) / total)) if total else None
+
+    def interval(self, seed: int = 0) -> tuple[float, float] | None:
+        """The 95 % percentile bootstrap interval over items (Efron 1979); None of fewer than two items."""
+        scale = SCALES[self.scale]
+        return _interval((self.numerators, self.denominators), lambda up, down: scale(up.sum(-1) / down.sum(-1)), seed)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much a figure is above another, on the items that both have. interval: None where it cannot be known."""
+
+    before: float
+    after: float
+    interval: tuple[float, float] | None
+    items: int
+
+    @property
+    def value(self) -> float:
+        """after - before."""
+        return self.after - self.before
+
+    @property
+    def certain(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+
+
+def difference(before: Score, after: Score, seed: int = 0) -> Difference | None:
+    """What changed on the items that both scores have, by a paired bootstrap; None if they share none."""
+    places = {name: place for place, name in enumerate(after.ids)}
+    pairs = [(place, places[name]) for place, name in enumerate(before.ids) if name in places]
+    columns = [
+        np.array([values[pair[side]] for pair in pairs], dtype=np.float64)
+        for side, score in enumerate((before, after))
+        for values in (score.numerators, score.denominators)
+    ]
+    up, down, up_after, down_after = columns
+    if not pairs or not down.sum() or not down_after.sum():
+        return None
+    scale = SCALES[before.scale]
+
+    def changed(up: Any, down: Any, up_after: Any, down_after: Any) -> Any:
+        return scale(up_after.sum(-1) / down_after.sum(-1)) - scale(up.sum(-1) / down.sum(-1))
+
+    first, second = (float(scale(a.sum() / b.sum())) for a, b in ((up, down), (up_after, down_after)))
+    return Difference(first, second, _interval(columns, changed, seed), len(pairs))
+
+
+def _interval(
+    columns: Sequence[Sequence[float] | np.ndarray], statistic: Callable[..., Any], seed: int
+) -> tuple[float, float] | None:
+    """The percentile interval of a statistic of columns `[items]`, resampled together."""
+    from scipy.stats import bootstrap
+
+    items = len(columns[0])
+    if items < 2:
+        return None
+    samples = [np.asarray(column, dtype=np.float64) for column in columns]
+    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold no item that has a denominator
+        found = bootstrap(
+            samples,
+            lambda *resampled, axis: statistic(*resampled),
+            paired=True,
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            batch=max(1, 4_000_000 // items),  # of the resamples in memory at a time
+            confidence_level=LEVEL,
+            method="percentile",
+            random_state=np.random.default_rng(seed),
+        )
+    drawn = found.bootstrap_distribution
+    if not np.isfinite(drawn).all():
+        return None
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)

@@ -1,0 +1,102 @@
+"""Figures item by item: intervals, differences, records that are read again, and what a comparison tells."""
+
+import json
+
+import numpy as np
+import pytest
+
+from anyglot.errors import AnyglotError
+from anyglot.eval import comparison
+from anyglot.eval.records import Records, fingerprint_of
+from anyglot.eval.scores import Score, difference
+
+NAMES = [str(place) for place in range(40)]
+
+
+def test_a_figure_is_a_ratio_of_sums():
+    assert Score(["a", "b"], [1, 2], [4, 2]).value == 0.5
+    assert Score.mean(["a", "b"], [True, False]).value == 0.5
+    assert Score.mean(["a", "b"], [0.0, 2.0], scale="psnr").value == pytest.approx(10 * np.log10(255**2))
+    nothing = Score([], [], [], failed={"a": "too short"})
+    assert nothing.value is None
+    assert nothing.interval() is None
+
+
+def test_the_interval_is_that_of_a_slow_bootstrap():
+    drawn = np.random.default_rng(0)
+    errors, words = drawn.integers(0, 4, 40).tolist(), drawn.integers(1, 9, 40).tolist()
+    low, high = Score(NAMES, errors, words).interval()
+    slow = []
+    for _ in range(2000):
+        chosen = drawn.integers(0, 40, 40)
+        slow.append(sum(errors[i] for i in chosen) / sum(words[i] for i in chosen))
+    assert (low, high) == pytest.approx(tuple(np.percentile(slow, [2.5, 97.5])), abs=0.02)
+    assert Score(NAMES, errors, words).interval() == (low, high)  # by seed
+    assert Score.mean(NAMES, [1.0] * 40).interval() == (1.0, 1.0)
+    assert Score.mean(["a"], [1.0]).interval() is None
+
+
+def test_a_difference_is_of_the_items_that_both_have():
+    before = Score.mean(NAMES, [float(i % 2) for i in range(40)])
+    after = Score.mean([*reversed(NAMES), "more"], [1.0] * 41)
+    found = difference(before, after)
+    assert (found.before, found.after, found.items) == (0.5, 1.0, 40)
+    assert 0.3 < found.interval[0] < 0.5 < found.interval[1] < 0.7
+    assert found.certain
+    same = difference(before, before)
+    assert (same.value, same.interval, same.certain) == (0.0, (0.0, 0.0), False)
+    assert difference(before, Score.mean(["other"], [1.0])) is None
+
+
+def test_pairing_finds_what_two_intervals_would_hide():
+    hard = np.random.default_rng(0).normal(0, 1, 40)
+    before, after = Score.mean(NAMES, hard), Score.mean(NAMES, hard + 0.05)
+    assert before.interval()[1] > after.interval()[0]
+    assert difference(before, after).certain
+
+
+def records(change=0.0, **settings):
+    score = Score.mean(NAMES, [float(i % 2) + change for i in range(40)], failed={"bad": "too short"})
+    return Records({"seed": 0, "out": str(change), **settings}, {"data": "a"}, {"lm.figure": score}, {"lm.bits": 1.0})
+
+
+def test_records_are_read_again_as_they_were_written(tmp_path):
+    written = records()
+    written.save(tmp_path)
+    assert Records.load(tmp_path) == written
+    figure = json.loads((tmp_path / "records.json").read_text())["figures"]["lm.figure"]
+    assert (figure["value"], figure["n"], figure["failures"]) == (0.5, 40, 1)
+    assert figure["interval"] == list(written.scores["lm.figure"].interval())
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"lm.bits": 1.0, "lm.figure": 0.5}
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"format": 0}', '{"format": 1, "figures": {"a": 1}}'])
+def test_what_is_no_record_is_refused_by_name(tmp_path, content):
+    if content is not None:
+        (tmp_path / "records.json").write_text(content)
+    with pytest.raises(AnyglotError, match=r"records\.json"):
+        Records.load(tmp_path)
+
+
+def test_a_comparison_tells_what_else_is_not_alike(tmp_path, capsys):
+    records().save(tmp_path / "a")
+    other = records(0.5, seed=1)
+    other.values["lm.new"] = 2.0
+    other.save(tmp_path / "b")
+    comparison.show(tmp_path / "a", tmp_path / "b")
+    printed = capsys.readouterr().out
+    assert "+0.5" in printed
+    assert "seed: 0 and 1" in printed
+    assert "In one of them alone: lm.new" in printed
+    assert "out:" not in printed
+    with pytest.raises(AnyglotError, match="no figure in common"):
+        comparison.compare(records(), Records({}, {}))
+
+
+def test_a_fingerprint_is_of_contents_in_order(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert fingerprint_of([a, b]) == fingerprint_of([a, b]) != fingerprint_of([b, a])
+    with pytest.raises(AnyglotError, match="missing"):
+        fingerprint_of([tmp_path / "missing"])
