@@ -8,12 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anyglot.config import typed
 from anyglot.data.documents import Part
 from anyglot.errors import GrammarError, MediaError
 from anyglot.inference.events import EventStream, Finish, MediaChunk, MediaReady, SpanStart, parts_of
 from anyglot.lm.grammar import Grammar, Span, Turn
 from anyglot.lm.vocabulary import Vocabulary
 from anyglot.tokenizers.text import TextTokenizer
+from anyglot.tokenizers.video import VideoConfig, VideoTokenizer
 from tests.inference.bundles import WORDS, make_tokenizers
 
 FRAMES = 7  # of speech: three chunks of two, and one frame
@@ -99,6 +101,34 @@ def test_sound_is_heard_as_soon_as_the_frames_of_a_chunk_are_whole(pieces, strea
     heard = [count for count, token in enumerate(ids[1:]) if any(isinstance(e, MediaChunk) for e in told.feed([token]))]
     assert heard[0] == codes  # id 0 opens the span
     assert len(heard) == 4  # three chunks, and the end
+
+
+@pytest.mark.parametrize("stream", ["frame", "delay"])
+def test_a_film_comes_by_the_frames_of_each_code(pieces, stream):
+    """Its codes are [time, rows, columns, levels]; the first is of one frame, each further one of two."""
+    network = {"patch": 2, "channels": [8, 8], "halve_time": [True], "blocks": 1, "decoder_blocks": 1, "groups": 4}
+    quantizer = {"type": "residual", "levels": 2, "inner": {"type": "vq", "size": 16, "kmeans_init": False}}
+    config = {"network": network, "quantizer": quantizer, "dim": 6, "max_side": 32, "max_frames": 9}
+    film = VideoTokenizer(typed(VideoConfig, config)).eval()
+    text, _ = pieces
+    vocabulary = Vocabulary.build(text.size, text.fingerprint, [(film.spec, "film")], 8, {"video": stream})
+    model = SimpleNamespace(grammar=Grammar(vocabulary), text=text, tokenizers={"video": film})
+    span = Span("video", np.random.default_rng(3).integers(0, 16, (4, 2, 3, 2)))
+    ids = document(model, span)
+    told = EventStream(model, ids[:1])
+    events = [(count, event) for count, token in enumerate(ids[1:]) for event in told.feed([token])]
+    assert events[0][1] == SpanStart(0, "video", (0, 2, 3))
+    chunks = [(count, event.data) for count, event in events if isinstance(event, MediaChunk)]
+    assert [len(data) for _, data in chunks] == [1, 2, 2, 2]
+    row, before = 2 * 3, 3  # cells of a frame; opener and header
+    first = row * (2 if stream == "frame" else 3) - 1  # with delay, level 0 of the second frame stands between
+    assert chunks[0][0] == before + first
+    assert [event.rate for _, event in events if isinstance(event, MediaChunk)] == [8.0] * 4
+    (part,) = told.parts
+    assert np.array_equal(part.data, np.concatenate([data for _, data in chunks]))
+    (whole,) = film.decode([torch.from_numpy(span.codes)])
+    assert part.data.shape == whole.shape == (7, *whole.shape[1:])
+    assert np.abs(part.data.astype(int) - whole).max() <= 1
 
 
 @settings(max_examples=50, deadline=None)
