@@ -114,8 +114,7 @@ class Anyglot:
         self, messages: Sequence[Message], to: str | None, max_tokens: int, seed: int, guidance: float = 1.0
     ) -> Request:
         """What to ask the decoder for; see `write`. Raises MismatchError for a modality that the model lacks."""
-        if to is not None and to not in self.vocabulary.modality_names:
-            raise MismatchError(f"this model writes no {to!r}; it knows: {', '.join(self.vocabulary.modality_names)}")
+        self.check_target(to)
         return Request(
             self.prompt(messages),
             modalities=None if to is None else (to,),
@@ -124,6 +123,11 @@ class Anyglot:
             seed=seed,
             guidance=guidance,
         )
+
+    def check_target(self, to: str | None) -> None:
+        """Raise MismatchError for a modality that the model lacks."""
+        if to is not None and to not in self.vocabulary.modality_names:
+            raise MismatchError(f"this model writes no {to!r}; it knows: {', '.join(self.vocabulary.modality_names)}")
 
     def write(
         self,

@@ -35,6 +35,7 @@ def generate(
     config = load_config(overrides)
     pieces = slices(prompts)
     model = load_model(checkpoint, config)
+    model.check_target(to)  # once, not at every document
     failed: list[str] = []
     records: dict[int, dict[str, Any]] = {}
 

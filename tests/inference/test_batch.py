@@ -142,6 +142,20 @@ def test_codes_that_stand_for_nothing_are_kept(bundle, folder, monkeypatch):
     assert part["tokenizer"]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--to", "video"], "this model writes no 'video'"), (["--prompts", "no.jsonl"], "no.jsonl: no such file")],
+)
+def test_what_no_document_could_mend_is_said_once(bundle, folder, capsys, words, message):
+    (folder / "prompts.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    with pytest.raises(SystemExit) as ended:
+        main(["generate", str(bundle), "--prompts", str(folder / "prompts.jsonl"), "--out", str(folder / "o"), *words])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (folder / "o").exists()
+
+
 def test_parts_and_prompts_are_one_or_the_other(bundle, folder, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["generate", str(bundle), "--text", "a", "--prompts", str(folder / "prompts.jsonl")])
