@@ -13,7 +13,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e ".[eval,video,graph,backbone,dev]"
+	$(BIN)/python -m pip install --quiet -e ".[eval,video,graph,backbone,serve,dev]"
 	$(BIN)/python -m pip install --quiet -e ".[pesq]" > $(VENV)/pesq.log 2>&1 || \
 		echo "pesq cannot be built (it needs a C compiler and Python's headers; see $(VENV)/pesq.log): PESQ is left out"
 	touch $(READY)

@@ -160,6 +160,15 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for media it answers (out)")
     chat.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling (0)")
 
+    serve = verb(
+        "serve",
+        _serve,
+        "answer by HTTP as OpenAI's routes do, with a web page to talk to",
+        "anyglot serve runs/demo/lm port=8000 slots=8",
+        "CHECKPOINT [key=value ...]",
+    )
+    serve.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a trained model's directory")
+
     extend = verb(
         "extend",
         _extend,
@@ -306,6 +315,12 @@ def _chat(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from anyglot.inference import chat
 
     chat.run(arguments.checkpoint, out=arguments.out, seed=arguments.seed, overrides=overrides)
+
+
+def _serve(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from anyglot.inference.server import command
+
+    command.run(arguments.checkpoint, overrides)
 
 
 def _extend(arguments: argparse.Namespace, overrides: list[str]) -> None:

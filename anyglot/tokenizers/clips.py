@@ -3,7 +3,7 @@
 import io
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,11 @@ from anyglot.files import atomic_path
 
 # A list of videos would be read as one, from wherever it says: no protocol to follow it with is allowed.
 ALONE = {"protocol_whitelist": "none"}
+CODECS = {  # by a file's ending: codec, pixels, options
+    "mp4": ("libx264", "yuv420p", {"crf": "16"}),
+    "webm": ("libvpx-vp9", "yuv420p", {"crf": "20", "b:v": "0", "cpu-used": "5"}),
+    "gif": ("gif", "rgb8", {}),
+}
 
 
 def read_clip(
@@ -38,6 +43,7 @@ def read_clip(
                 raise MediaError(f"{name}: no video in it; remove it from the list")
             stream = container.streams.video[0]
             width, height = stream.codec_context.width, stream.codec_context.height
+            stream.codec_context.options = {"max_pixels": str(max_pixels)}  # of later frames, which may say otherwise
             if width * height > max_pixels:
                 raise MediaError(
                     f"{name}: {width} x {height} pixels a frame, more than max_pixels={max_pixels}; shrink it or raise "
@@ -65,18 +71,49 @@ def read_clip(
     return np.stack(frames)
 
 
+class ClipSize(NamedTuple):
+    """width, height: in pixels, as the header says. frames: pieces of compressed video."""
+
+    width: int
+    height: int
+    frames: int
+
+
+def measure_clip(data: bytes, kind: str, most: int) -> ClipSize:
+    """How large a video file is, by its header and by counting, without decoding any of it.
+
+    Args:
+        kind: FFmpeg's name of its format; it is read as no other. most: frames after which counting stops.
+    Raises:
+        MediaError: unreadable, or without video.
+    """
+    av = _av()
+    try:
+        with av.open(io.BytesIO(data), format=kind, container_options=ALONE) as container:
+            if not container.streams.video:
+                raise MediaError(f"{len(data)} bytes of video: no video in it")
+            stream = container.streams.video[0]
+            frames = 0
+            for packet in container.demux(stream):
+                frames += packet.size > 0
+                if frames > most:
+                    break
+            return ClipSize(stream.codec_context.width, stream.codec_context.height, frames)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise MediaError(f"{len(data)} bytes of video: not a video file that can be decoded") from error
+
+
 def write_clip(frames: np.ndarray, fps: float, path: str | Path) -> None:
-    """Write uint8 `[frames, height, width, 3]`, atomically, as H.264 in MP4, or GIF by the path's ending."""
+    """Write uint8 `[frames, height, width, 3]`, atomically: H.264 in MP4, VP9 in WebM, or GIF by the path's ending."""
     av = _av()
     ending = Path(path).suffix.lstrip(".").lower()
-    codec, pixels = ("gif", "rgb8") if ending == "gif" else ("libx264", "yuv420p")
-    if codec == "libx264":  # its chroma is halved: sides must be even
+    codec, pixels, options = CODECS.get(ending, CODECS["mp4"])
+    if pixels == "yuv420p":  # its chroma is halved: sides must be even
         frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format=ending or "mp4") as container:
         stream = container.add_stream(codec, rate=Fraction(fps or 24).limit_denominator(1000))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
-        if codec == "libx264":
-            stream.options = {"crf": "16"}
+        stream.options = options
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
         container.mux(stream.encode())

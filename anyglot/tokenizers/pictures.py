@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 GREY_16 = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
-def read_picture(source: str | Path | bytes, max_side: int, max_pixels: int) -> np.ndarray:
+def read_picture(
+    source: str | Path | bytes, max_side: int, max_pixels: int, formats: Sequence[str] | None = None
+) -> np.ndarray:
     """A picture as uint8 `[height, width, 3]`.
 
     EXIF orientation is applied, transparency composited on white, palettes resolved, 16-bit greys scaled to 8 bits;
@@ -24,6 +27,7 @@ def read_picture(source: str | Path | bytes, max_side: int, max_pixels: int) -> 
     Args:
         source: a path, or the bytes of a file.
         max_side, max_pixels: limits, checked against the header, so that a huge picture is never decoded.
+        formats: Pillow's names of those that are read; None for all.
     Raises:
         MediaError: one line that names the file: missing, empty, damaged, no picture, or over a limit.
     """
@@ -39,7 +43,7 @@ def read_picture(source: str | Path | bytes, max_side: int, max_pixels: int) -> 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is stated and stricter
-            picture = Image.open(io.BytesIO(data))
+            picture = Image.open(io.BytesIO(data), formats=formats)
         width, height = picture.size
         if max(width, height) > max_side or width * height > max_pixels:
             raise MediaError(
