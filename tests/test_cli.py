@@ -8,7 +8,20 @@ import pytest
 from anyglot import cli
 from anyglot.errors import AnyglotError
 
-VERBS = ["fetch", "train", "plan", "tokenize", "generate", "chat", "serve", "extend", "eval", "inspect", "doctor", "systems"]
+VERBS = [
+    "fetch",
+    "train",
+    "plan",
+    "tokenize",
+    "generate",
+    "chat",
+    "serve",
+    "extend",
+    "eval",
+    "inspect",
+    "doctor",
+    "systems",
+]
 
 
 def call(*words: str) -> int:

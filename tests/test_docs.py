@@ -32,7 +32,20 @@ SCHEMAS = {  # what the verbs make of a config, by its `stage` or `kind`
     "tokenize": "anyglot.data.sources:TokenizeConfig",
 }
 PLACEHOLDERS = {"CONFIG", "CORPUS"}
-VERBS = ("fetch", "train", "plan", "tokenize", "generate", "chat", "serve", "extend", "eval", "inspect", "doctor", "systems")
+VERBS = (
+    "fetch",
+    "train",
+    "plan",
+    "tokenize",
+    "generate",
+    "chat",
+    "serve",
+    "extend",
+    "eval",
+    "inspect",
+    "doctor",
+    "systems",
+)
 
 
 def visible(page: Path) -> str:

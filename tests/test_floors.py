@@ -83,6 +83,13 @@ def test_heavy_libraries_are_imported_where_they_are_used(path):
     assert not tops & ONLY_INSIDE_FUNCTIONS
 
 
+@pytest.mark.parametrize("path", FILES, ids=[module_of(path) for path in FILES])
+def test_the_web_is_the_server_s_alone(path):
+    tops = {name.split(".")[0] for name in imports(ast.parse(path.read_text("utf-8")))}
+    own = path.is_relative_to(PACKAGE / "inference" / "server")
+    assert own or not tops & {"fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client", "anyio"}
+
+
 def test_a_violation_would_be_seen():
     tree = ast.parse("def f():\n    from anyglot.train.log import x\nimport deepspeed\n")
     assert "anyglot.train.log" in imports(tree)

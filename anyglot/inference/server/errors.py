@@ -50,7 +50,7 @@ def status_of(error: Exception) -> tuple[int, str]:
         case AnyglotError():
             return 400, str(error)
         case RequestValidationError():
-            return 400, _first(error)
+            return 400, _deepest(error)
         case NotFound():
             return 404, str(error)
         case Busy():
@@ -80,8 +80,8 @@ def answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(Exception, answer)
 
 
-def _first(error: RequestValidationError) -> str:
-    """Where the first mistake is, and which; what was sent is not repeated."""
-    first = error.errors()[0]
-    place = ".".join(str(key)[:40] for key in first["loc"] if key != "body")
-    return f"{place}: {first['msg']}" if place else str(first["msg"])
+def _deepest(error: RequestValidationError) -> str:
+    """Where a mistake is, and which; what was sent is not repeated. Of the readings of a union, the deepest is meant."""
+    deepest = max(error.errors(), key=lambda found: len(found["loc"]))
+    place = ".".join(str(key)[:40] for key in deepest["loc"][1:] if isinstance(key, int) or key.isidentifier())
+    return f"{place}: {deepest['msg']}" if place else str(deepest["msg"])

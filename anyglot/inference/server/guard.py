@@ -19,9 +19,8 @@ from anyglot.inference.server.errors import refusal
 POLICY = {
     # Scripts and styles are the page's own files; pictures and sounds come in replies; no other server is ever asked.
     "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; connect-src 'self'; "
-        "img-src 'self' data: blob:; media-src 'self' data: blob:; worker-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "permissions-policy": "microphone=(self), camera=(), geolocation=(), display-capture=(), usb=(), serial=()",
     "x-content-type-options": "nosniff",

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import Depends, Request, Response
 
 from anyglot.inference.server.errors import NotFound
-from anyglot.inference.server.wire import Strict
 from anyglot.inference.server.service import Service
+from anyglot.inference.server.wire import Strict
 
 
 def _service(request: Request) -> Service:

@@ -183,13 +183,15 @@ def _motion(motion: wire.Motion, tokenizer: ModalityTokenizer, limits: Limits) -
         raise MediaError(f"motion: {motion.fps:g} frames a second; this model's motions have {tokenizer.config.fps:g}")
     if not frames or any(len(frame) != longest for frame in frames):
         raise MediaError("motion: has no frames, or not all of one size")
-    values = np.array(frames, dtype=np.float32)
     if motion.features is not None:
-        return values
+        return np.array(motion.features, dtype=np.float32)
     if tokenizer.config.skeleton != "humanml3d":
         raise MediaError("motion: this model's motions cannot be made from joints; send `features`")
-    if not np.isfinite(values).all():  # beyond what float32 holds
-        raise MediaError("motion: infinity in its joints")
+    if any(point is None for frame in motion.joints for point in frame):
+        raise MediaError("motion: a joint that is not seen; this model's motions need all of them")
+    values = np.array(motion.joints, dtype=np.float64)
+    if np.abs(values).max() > 1e6:
+        raise MediaError("motion: joints further than 1,000 km away")
     if values.shape[1] != humanml3d.JOINTS or len(values) < 2:
         raise MediaError(f"motion: {values.shape[1]} joints; give {humanml3d.JOINTS} of each of two frames or more")
     return humanml3d.to_features(values).astype(np.float32)

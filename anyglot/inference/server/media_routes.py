@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from fastapi import APIRouter, Form, Request, Response, UploadFile
 from fastapi.responses import PlainTextResponse
 
@@ -26,6 +25,7 @@ from anyglot.lm.vocabulary import TEXT
 
 routes = APIRouter()
 
+NOTHING = "the model wrote {} codes that stand for nothing; ask again with another seed"
 AUDIO_TYPES = {"wav": "audio/wav", "flac": "audio/flac", "pcm": "audio/pcm"}
 
 
@@ -107,7 +107,7 @@ def _medium(reply: Reply, modality: str) -> Any:
     """The medium that a reply is. Raises MediaError if its codes stand for nothing."""
     found = next((part.data for part in reply.parts if part.type == modality), None)
     if found is None:
-        raise MediaError(f"the model wrote {modality} codes that stand for nothing; ask again with another seed")
+        raise MediaError(NOTHING.format(modality))
     return found
 
 
@@ -119,5 +119,7 @@ async def _pcm(service: Service, asked: Asked) -> AsyncGenerator[bytes]:
             if isinstance(found, MediaChunk):
                 chunked = True
                 yield replies.pcm16(found.data)
+            elif isinstance(found, MediaReady) and found.part.data is None:
+                raise MediaError(NOTHING.format("speech"))
             elif isinstance(found, MediaReady) and not chunked:
-                yield replies.pcm16(np.asarray(found.part.data, dtype=np.float32))
+                yield replies.pcm16(found.part.data)

@@ -1,6 +1,7 @@
 """What the server counts, for Prometheus. Labels are routes and statuses, never what a client sends."""
 
 import time
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,7 +23,7 @@ class Metrics:
         self.first_token = self._histogram("first_token_seconds", "From a request's body to the first id of an answer")
         for name, what in (("running", "Answers being written"), ("waiting", "Answers that wait for a slot")):
             gauge = Gauge(f"anyglot_{name}", what, registry=self._registry)
-            gauge.set_function(lambda name=name: getattr(worker, name))  # type: ignore[misc]
+            gauge.set_function(partial(getattr, worker, name))
 
     def text(self) -> bytes:
         """All of them in Prometheus' text format."""

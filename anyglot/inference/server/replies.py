@@ -82,7 +82,11 @@ def _motion(tokenizer: "MotionTokenizer", motion: np.ndarray) -> wire.Motion:
     parents = [-1] * joints.shape[1]
     for start, end, _side in figure.limbs:
         parents[end] = start
-    return wire.Motion(fps=fps, parents=parents, joints=joints.tolist(), features=features)
+    shown: list[list[list[float] | None]] = joints.tolist()
+    if figure.seen:
+        for frame, joint in np.argwhere(~figure.seen(motion)).tolist():
+            shown[frame][joint] = None
+    return wire.Motion(fps=fps, parents=parents, joints=shown, features=features)
 
 
 def _graph(molecule: "Molecule") -> wire.Graph:

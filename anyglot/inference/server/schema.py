@@ -3,7 +3,7 @@
 A key that is not known is refused, as is any value of a known one that would be ignored.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -150,7 +150,7 @@ class ImageData(Strict):
 class ImagesReply(Strict):
     created: int
     data: list[ImageData]
-    usage: dict[str, Any]
+    usage: dict[str, int]
 
 
 class SpeechRequest(Strict):

@@ -4,7 +4,7 @@ Every route goes through `Service.write`.
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -85,7 +85,7 @@ class Service:
         """What the model reads and writes, "text" first."""
         return self.model.vocabulary.modality_names
 
-    async def write(self, asked: Asked) -> AsyncIterator[tuple[int, Event | Tokens]]:
+    async def write(self, asked: Asked) -> AsyncGenerator[tuple[int, Event | Tokens]]:
         """Events of the answers, each with the number of its answer. Close it to give up what is not finished.
 
         Raises AnyglotError for what cannot be served, Busy if too much is being written already, Broken.

@@ -69,15 +69,15 @@ Point = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
 class Motion(Strict):
-    """joints: `[frames][joints][x, y, z]`, y up. parents: index of each joint's parent, -1 where it has none.
+    """joints: `[frames][joints][x, y, z]`, y up; null for one that is not seen. parents: of each joint, -1 for none.
 
     features: `[frames][features]`, those of the model's motion tokenizer: in replies of models whose features cannot be
     made from joints; in requests they count instead of `joints`.
     """
 
     fps: Annotated[float, Field(gt=0, le=1000)]
-    parents: list[int] = []
-    joints: list[list[Point]] = []
+    parents: list[int] = Field(default_factory=list)
+    joints: list[list[Point | None]] = Field(default_factory=list)
     features: list[list[float]] | None = None
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -131,7 +131,7 @@ class Worker:
         finally:
             self._claimed -= requests
 
-    async def write(self, requests: Sequence[Request]) -> AsyncIterator[list[Piece]]:
+    async def write(self, requests: Sequence[Request]) -> AsyncGenerator[list[Piece]]:
         """What is written of the requests: each time all that has come since. Close it to give up what is not finished.
 
         Raises AnyglotError for a request that can never be served, Broken if the engine fails.
