@@ -81,7 +81,7 @@ def answer_errors(app: FastAPI) -> None:
 
 
 def _deepest(error: RequestValidationError) -> str:
-    """Where a mistake is, and which; what was sent is not repeated. Of the readings of a union, the deepest is meant."""
+    """Where a mistake is, and which, without what was sent. Of a union's readings the deepest is what was meant."""
     deepest = max(error.errors(), key=lambda found: len(found["loc"]))
     place = ".".join(str(key)[:40] for key in deepest["loc"][1:] if isinstance(key, int) or key.isidentifier())
     return f"{place}: {deepest['msg']}" if place else str(deepest["msg"])
