@@ -146,6 +146,8 @@ def _video(data: bytes, tokenizer: ModalityTokenizer, limits: Limits) -> Medium:
     if kind is None:
         raise MediaError("video: not an MP4, WebM, Matroska or GIF file")
     size = measure_clip(data, kind, limits.video_frames)
+    if not size.frames:
+        raise MediaError("video: no frames in it")
     if size.frames > limits.video_frames or size.frames * size.width * size.height > limits.video_pixels:
         raise MediaError(
             f"video: {size.frames} or more frames of {size.width} x {size.height} pixels, more than "
@@ -200,6 +202,8 @@ def _motion(motion: wire.Motion, tokenizer: ModalityTokenizer, limits: Limits) -
 def _graph(graph: wire.Graph, tokenizer: ModalityTokenizer, limits: Limits) -> Medium:
     if len(graph.smiles) > limits.smiles:
         raise MediaError(f"graph: a SMILES of {len(graph.smiles)} characters, more than smiles={limits.smiles}")
+    if not graph.smiles.isprintable():
+        raise MediaError("graph: a SMILES of other than printable characters")
     molecule = tokenizer.read(graph.smiles.encode())
     if len(molecule) > limits.nodes:
         raise MediaError(f"graph: {len(molecule)} nodes, more than nodes={limits.nodes}")
