@@ -8,17 +8,20 @@ import base64
 import binascii
 import io
 import json
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from anyglot.data.documents import Part
-from anyglot.errors import MediaError
+from anyglot.errors import AnyglotError, MediaError
 from anyglot.inference.server import wire
 from anyglot.inference.server.config import Limits
 from anyglot.tokenizers.base import Medium, ModalityTokenizer
 from anyglot.tokenizers.pictures import read_picture
+
+logger = logging.getLogger(__name__)
 
 # First bytes -> the only formats that a decoder is given. Others are more ways in than anybody needs.
 PICTURES = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF87a": "GIF", b"GIF89a": "GIF", b"RIFF": "WEBP"}
@@ -68,6 +71,16 @@ def decode_media(
     tokenizer = tokenizers.get(modality)
     if tokenizer is None:
         raise MediaError(f"this model reads no {modality!r}; it reads: {', '.join(['text', *tokenizers])}")
+    try:
+        return _decode(modality, content, tokenizer, limits)
+    except AnyglotError:
+        raise
+    except Exception as error:  # libraries raise every kind of error for files that are broken on purpose
+        logger.warning("%s that cannot be decoded", modality, exc_info=error)
+        raise MediaError(f"{modality}: cannot be decoded; export it again") from error
+
+
+def _decode(modality: str, content: Content, tokenizer: ModalityTokenizer, limits: Limits) -> Medium:
     if isinstance(content, bytes):
         if len(content) > limits.media_bytes:
             raise MediaError(f"{modality}: {len(content)} bytes, more than media_bytes={limits.media_bytes}")

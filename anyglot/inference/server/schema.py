@@ -5,9 +5,9 @@ A key that is not known is refused, as is any value of a known one that would be
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import FailFast, Field
 
-from anyglot.inference.server.wire import ContentPart, Name, Strict, Text
+from anyglot.inference.server.wire import ContentParts, Few, Name, Strict, Text
 
 Seed = Annotated[int, Field(ge=0, lt=2**62)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
@@ -20,7 +20,7 @@ class ChatMessage(Strict):
     """One turn. The keys that are always null are what OpenAI's clients send back with a reply."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[ContentPart]
+    content: Text | ContentParts
     refusal: None = None
     annotations: None = None
     function_call: None = None
@@ -42,7 +42,7 @@ class Extension(Strict):
 
     to: Name | None = None
     guidance: Scale = 1.0
-    sampling: dict[Name, Sampling] = Field(default_factory=dict)
+    sampling: Annotated[dict[Name, Sampling], Few] = Field(default_factory=dict)
     tokens: bool = False
 
 
@@ -66,8 +66,8 @@ class ChatRequest(Strict):
     """modalities: which may be written; null: any. The keys with one possible value are OpenAI's, and not supported."""
 
     model: Name
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    modalities: Annotated[list[Name], Field(min_length=1)] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1), FailFast()]
+    modalities: Annotated[list[Name], Field(min_length=1), FailFast()] | None = None
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     temperature: Scale | None = None
@@ -100,7 +100,7 @@ class ReplyMessage(Strict):
     """content: a string when only text came, else parts."""
 
     role: Literal["assistant"] = "assistant"
-    content: str | list[ContentPart]
+    content: str | ContentParts
     refusal: None = None
     audio: ReplyAudio | None = None
 

@@ -3,9 +3,11 @@
 A part is the same thing in a request and in a reply, so that a reply can be sent back as it came.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, model_validator
+
+T = TypeVar("T")
 
 
 def _whole(text: str) -> str:
@@ -20,10 +22,31 @@ Text = Annotated[str, AfterValidator(_whole)]
 Name = Annotated[Text, Field(max_length=256)]
 
 
+MOST_KEYS = 64  # of an object, and of a mapping from modalities
+
+
+def _few(value: T) -> T:
+    """Refuse at once what would take an error, and memory for it, per key."""
+    if isinstance(value, dict) and len(value) > MOST_KEYS:
+        raise ValueError(f"has more than {MOST_KEYS} keys")
+    return value
+
+
+Few = BeforeValidator(_few)
+
+
 class Strict(BaseModel):
-    """No key that is not known, no NaN, no infinity, no number in a string."""
+    """No key that is not known, no NaN, no infinity, no number in a string.
+
+    Lists of it stop at their first mistake (`FailFast`), for a request may make millions.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_keys(cls, value: Any) -> Any:
+        return _few(value)
 
 
 class TextPart(Strict):
@@ -76,9 +99,9 @@ class Motion(Strict):
     """
 
     fps: Annotated[float, Field(gt=0, le=1000)]
-    parents: list[int] = Field(default_factory=list)
-    joints: list[list[Point | None]] = Field(default_factory=list)
-    features: list[list[float]] | None = None
+    parents: Annotated[list[int], FailFast()] = Field(default_factory=list)
+    joints: Annotated[list[Annotated[list[Point | None], FailFast()]], FailFast()] = Field(default_factory=list)
+    features: Annotated[list[Annotated[list[float], FailFast()]], FailFast()] | None = None
 
 
 class MotionPart(Strict):
@@ -106,8 +129,8 @@ class Graph(Strict):
     """smiles: the molecule. nodes, edges: how a reply draws it; in requests they are not looked at."""
 
     smiles: Text
-    nodes: list[Node] | None = None
-    edges: list[Edge] | None = None
+    nodes: Annotated[list[Node], FailFast()] | None = None
+    edges: Annotated[list[Edge], FailFast()] | None = None
 
 
 class GraphPart(Strict):
@@ -141,3 +164,4 @@ class FilePart(Strict):
 
 MediaPart = ImagePart | InputAudioPart | AudioPart | VideoPart | MotionPart | GraphPart | ItemPart | FilePart
 ContentPart = Annotated[TextPart | MediaPart, Field(discriminator="type")]
+ContentParts = Annotated[list[ContentPart], FailFast()]

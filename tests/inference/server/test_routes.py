@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import resource
 import socket
 import threading
 import time
@@ -227,6 +228,8 @@ def said(part):
         {"messages": [{"role": "user", "content": "x" * 100_001}]},
         {"messages": [{"role": "user", "content": "x"}] * 129},
         {"messages": [{"role": "user", "content": "x " * 30_000}]},
+        {"messages": [{"role": "user", "content": "ab" * 50_000}]},
+        {"messages": [{"role": "user", "content": "\ufdfa" * 100_000}]},
         {"n": 9}, {"n": 0}, {"n": 1e9}, {"n": True}, {"n": "2"},
         {"max_tokens": 8193}, {"max_tokens": 0}, {"max_tokens": -1}, {"max_tokens": 5, "max_completion_tokens": 5},
         {"temperature": -1}, {"temperature": 1e9}, {"top_p": 0}, {"top_p": 2},
@@ -266,6 +269,27 @@ def test_broken_json_is_refused(shared, body):
         response = httpx.post(f"{shared}/v1/{path}", content=body, headers={"content-type": "application/json"})
         assert response.status_code == 400, response.text
         assert response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"messages": [' + b"0," * 2_000_000 + b"0]}",
+        b'{"messages": [{"role": "user", "content": [' + b"{}," * 1_000_000 + b"{}]}]}",
+        b"{" + b",".join(b'"%d":0' % number for number in range(300_000)) + b"}",
+        b'{"anyglot": {"sampling": {' + b",".join(b'"%d":0' % number for number in range(300_000)) + b"}}}",
+        b'{"messages": [{"role": "user", "content": [{"type": "motion", "motion": {"fps": 1, "joints": ['
+        + b"[[]]," * 500_000
+        + b"[]]}}]}]}",
+    ],
+    ids=["messages", "parts", "keys", "sampling", "joints"],
+)
+def test_millions_of_mistakes_cost_one(shared, body):
+    began = time.process_time()  # of client and server both
+    response = httpx.post(f"{shared}/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert time.process_time() - began < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 * 2**20  # KiB
 
 
 def test_forms_of_other_sites_are_not_json(shared):
