@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from anyglot.errors import AnyglotError
 from anyglot.inference.decode import Request
 from anyglot.inference.server.errors import Broken, Busy
 
@@ -134,7 +133,7 @@ class Worker:
     async def write(self, requests: Sequence[Request]) -> AsyncGenerator[list[Piece]]:
         """What is written of the requests: each time all that has come since. Close it to give up what is not finished.
 
-        Raises AnyglotError for a request that can never be served, Broken if the engine fails.
+        Raises what the engine says of a request that can never be served (AnyglotError), Broken if the engine fails.
         """
         if not self.healthy:
             raise Broken
@@ -183,7 +182,7 @@ class Worker:
         for index, request in enumerate(job.requests):
             try:
                 ticket = self._engine.submit(request)
-            except AnyglotError as error:
+            except Exception as error:  # whatever it is, it is this call's alone: nothing has been admitted
                 self._cancel(job)
                 self._post(partial(job.arrived.put_nowait, error))
                 return

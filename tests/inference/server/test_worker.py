@@ -83,6 +83,17 @@ def test_a_request_that_cannot_be_served_takes_the_others_of_its_call_with_it():
     assert engine.cancelled == [0]
 
 
+def test_a_request_that_trips_the_engine_takes_nobody_else_with_it():
+    engine = ScriptedEngine(counting)
+
+    async def body(worker):
+        with pytest.raises(TypeError):
+            await written(worker, Request([None]))
+        return await written(worker, Request([1]))
+
+    assert with_worker(engine, body) == [[0, "stop"]]
+
+
 def test_claims_are_limited_and_given_back():
     async def body(worker):
         with worker.claim(3):
