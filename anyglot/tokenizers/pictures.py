@@ -2,7 +2,6 @@
 
 import io
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ GREY_16 = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def read_picture(
-    source: str | Path | bytes, max_side: int, max_pixels: int, formats: Sequence[str] | None = None
+    source: str | Path | bytes, max_side: int, max_pixels: int, formats: tuple[str, ...] | None = None
 ) -> np.ndarray:
     """A picture as uint8 `[height, width, 3]`.
 

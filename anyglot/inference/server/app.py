@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Response
 from starlette.types import ASGIApp
@@ -24,7 +25,7 @@ TYPES = {  # of the page's files, by their ending; none is guessed
     ".png": "image/png",
     ".ico": "image/x-icon",
 }
-PROBLEMS = {  # what any route may answer, for the OpenAPI document
+PROBLEMS: dict[int | str, dict[str, Any]] = {  # what any route may answer, for the OpenAPI document
     status: {"model": schema.ErrorReply, "description": what}
     for status, what in {
         400: "not a request that can be served",

@@ -58,7 +58,7 @@ def asked_of(service: Service, body: schema.ChatRequest) -> Asked:
     to = body.anyglot.to and SPOKEN.get(body.anyglot.to, body.anyglot.to)
     return Asked(
         messages=partial(_messages, service, body),
-        modalities=body.modalities and tuple(dict.fromkeys(SPOKEN.get(name, name) for name in body.modalities)),
+        modalities=tuple(dict.fromkeys(SPOKEN.get(name, name) for name in body.modalities or ())) or None,
         to=to,
         max_tokens=body.max_completion_tokens or body.max_tokens,
         seed=body.seed or 0,

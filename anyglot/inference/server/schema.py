@@ -5,7 +5,7 @@ A key that is not known is refused, as is any value of a known one that would be
 
 from typing import Annotated, Literal
 
-from pydantic import FailFast, Field
+from pydantic import Field
 
 from anyglot.inference.server.wire import ContentParts, Few, Name, Strict, Text
 
@@ -66,8 +66,8 @@ class ChatRequest(Strict):
     """modalities: which may be written; null: any. The keys with one possible value are OpenAI's, and not supported."""
 
     model: Name
-    messages: Annotated[list[ChatMessage], Field(min_length=1), FailFast()]
-    modalities: Annotated[list[Name], Field(min_length=1), FailFast()] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
+    modalities: Annotated[list[Name], Field(min_length=1, fail_fast=True)] | None = None
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     temperature: Scale | None = None

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 import anyio
+import numpy as np
 
 from anyglot.data.documents import Message, Part
 from anyglot.errors import AnyglotError
@@ -163,5 +164,5 @@ class Service:
 
     def _tokens(self, ids: tuple[int, ...]) -> Tokens:
         vocabulary = self.model.vocabulary
-        blocks = [vocabulary.blocks[index] for index in vocabulary.describe(ids).block.tolist()]
+        blocks = [vocabulary.blocks[index] for index in vocabulary.describe(np.array(ids)).block.tolist()]
         return Tokens(ids, tuple(b.modality if b.kind in ("text", "codes") else b.kind for b in blocks))

@@ -5,7 +5,7 @@ A part is the same thing in a request and in a reply, so that a reply can be sen
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ Few = BeforeValidator(_few)
 class Strict(BaseModel):
     """No key that is not known, no NaN, no infinity, no number in a string.
 
-    Lists of it stop at their first mistake (`FailFast`), for a request may make millions.
+    Lists of it stop at their first mistake, for a request may make millions.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
@@ -99,9 +99,11 @@ class Motion(Strict):
     """
 
     fps: Annotated[float, Field(gt=0, le=1000)]
-    parents: Annotated[list[int], FailFast()] = Field(default_factory=list)
-    joints: Annotated[list[Annotated[list[Point | None], FailFast()]], FailFast()] = Field(default_factory=list)
-    features: Annotated[list[Annotated[list[float], FailFast()]], FailFast()] | None = None
+    parents: Annotated[list[int], Field(fail_fast=True)] = Field(default_factory=list)
+    joints: Annotated[list[Annotated[list[Point | None], Field(fail_fast=True)]], Field(fail_fast=True)] = Field(
+        default_factory=list
+    )
+    features: Annotated[list[Annotated[list[float], Field(fail_fast=True)]], Field(fail_fast=True)] | None = None
 
 
 class MotionPart(Strict):
@@ -129,8 +131,8 @@ class Graph(Strict):
     """smiles: the molecule. nodes, edges: how a reply draws it; in requests they are not looked at."""
 
     smiles: Text
-    nodes: Annotated[list[Node], FailFast()] | None = None
-    edges: Annotated[list[Edge], FailFast()] | None = None
+    nodes: Annotated[list[Node], Field(fail_fast=True)] | None = None
+    edges: Annotated[list[Edge], Field(fail_fast=True)] | None = None
 
 
 class GraphPart(Strict):
@@ -164,4 +166,4 @@ class FilePart(Strict):
 
 MediaPart = ImagePart | InputAudioPart | AudioPart | VideoPart | MotionPart | GraphPart | ItemPart | FilePart
 ContentPart = Annotated[TextPart | MediaPart, Field(discriminator="type")]
-ContentParts = Annotated[list[ContentPart], FailFast()]
+ContentParts = Annotated[list[ContentPart], Field(fail_fast=True)]
