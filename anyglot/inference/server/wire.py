@@ -89,6 +89,8 @@ class VideoPart(Strict):
 
 
 Point = Annotated[list[float], Field(min_length=3, max_length=3)]
+Pose = Annotated[list[Point | None], Field(fail_fast=True)]
+Numbers = Annotated[list[float], Field(fail_fast=True)]
 
 
 class Motion(Strict):
@@ -100,10 +102,8 @@ class Motion(Strict):
 
     fps: Annotated[float, Field(gt=0, le=1000)]
     parents: Annotated[list[int], Field(fail_fast=True)] = Field(default_factory=list)
-    joints: Annotated[list[Annotated[list[Point | None], Field(fail_fast=True)]], Field(fail_fast=True)] = Field(
-        default_factory=list
-    )
-    features: Annotated[list[Annotated[list[float], Field(fail_fast=True)]], Field(fail_fast=True)] | None = None
+    joints: Annotated[list[Pose], Field(fail_fast=True)] = Field(default_factory=list)
+    features: Annotated[list[Numbers], Field(fail_fast=True)] | None = None
 
 
 class MotionPart(Strict):
