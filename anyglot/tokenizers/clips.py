@@ -12,6 +12,13 @@ from anyglot.files import atomic_path
 
 # A list of videos would be read as one, from wherever it says: no protocol to follow it with is allowed.
 ALONE = {"protocol_whitelist": "none"}
+
+
+def _frames_of(pixels: int) -> dict[str, str]:
+    """Options of decoders: no frame of more pixels, whatever it says of itself. Opening a file decodes its first."""
+    return {"max_pixels": str(pixels)}
+
+
 CODECS = {  # by a file's ending: codec, pixels, options
     "mp4": ("libx264", "yuv420p", {"crf": "16"}),
     "webm": ("libvpx-vp9", "yuv420p", {"crf": "20", "b:v": "0", "cpu-used": "5"}),
@@ -37,13 +44,13 @@ def read_clip(
     try:
         with (
             io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file,
-            av.open(file, container_options=ALONE) as container,
+            av.open(file, options=_frames_of(max_pixels), container_options=ALONE) as container,
         ):
             if not container.streams.video:
                 raise MediaError(f"{name}: no video in it; remove it from the list")
             stream = container.streams.video[0]
             width, height = stream.codec_context.width, stream.codec_context.height
-            stream.codec_context.options = {"max_pixels": str(max_pixels)}  # of later frames, which may say otherwise
+            stream.codec_context.options = _frames_of(max_pixels)
             if width * height > max_pixels:
                 raise MediaError(
                     f"{name}: {width} x {height} pixels a frame, more than max_pixels={max_pixels}; shrink it or raise "
@@ -79,17 +86,19 @@ class ClipSize(NamedTuple):
     frames: int
 
 
-def measure_clip(data: bytes, kind: str, most: int) -> ClipSize:
-    """How large a video file is, by its header and by counting, without decoding any of it.
+def measure_clip(data: bytes, kind: str, most: int, max_pixels: int) -> ClipSize:
+    """How large a video file is, by its header and by counting, without decoding more than opening it does.
 
     Args:
         kind: FFmpeg's name of its format; it is read as no other. most: frames after which counting stops.
+        max_pixels: of a frame; larger ones are not decoded to look at them.
     Raises:
-        MediaError: unreadable, or without video.
+        MediaError: unreadable, without video, or with frames that are too large.
     """
     av = _av()
     try:
-        with av.open(io.BytesIO(data), format=kind, container_options=ALONE) as container:
+        source = io.BytesIO(data)
+        with av.open(source, format=kind, options=_frames_of(max_pixels), container_options=ALONE) as container:
             if not container.streams.video:
                 raise MediaError(f"{len(data)} bytes of video: no video in it")
             stream = container.streams.video[0]
@@ -98,7 +107,13 @@ def measure_clip(data: bytes, kind: str, most: int) -> ClipSize:
                 frames += packet.size > 0
                 if frames > most:
                     break
-            return ClipSize(stream.codec_context.width, stream.codec_context.height, frames)
+            size = ClipSize(stream.codec_context.width, stream.codec_context.height, frames)
+            if not all(size) or size.width * size.height > max_pixels:
+                raise MediaError(
+                    f"{len(data)} bytes of video: {frames} frames of {size.width} x {size.height} pixels; give some, of "
+                    f"at most {max_pixels} pixels each"
+                )
+            return size
     except (av.FFmpegError, OSError, ValueError) as error:
         raise MediaError(f"{len(data)} bytes of video: not a video file that can be decoded") from error
 

@@ -20,7 +20,8 @@ class Limits:
     to one prompt), max_tokens (of one answer).
     Of all requests together: connections; requests (answers being written or waiting); held_bytes (bodies in memory);
     readers (threads that decode media).
-    Of one medium, whatever a tokenizer would take: media_bytes (of its file); image_side, image_pixels; sound_seconds,
+    Of one medium, whatever a tokenizer would take: media_bytes (of its file); image_side, image_pixels (also of
+    a frame of a video); sound_seconds,
     sound_samples (all channels counted, whatever rate the file claims); video_frames, video_pixels (of all frames
     together); motion_frames, motion_joints; smiles (characters); nodes.
     """

@@ -158,9 +158,7 @@ def _video(data: bytes, tokenizer: ModalityTokenizer, limits: Limits) -> Medium:
     kind = "mp4" if data[4:8] == b"ftyp" else kind
     if kind is None:
         raise MediaError("video: not an MP4, WebM, Matroska or GIF file")
-    size = measure_clip(data, kind, limits.video_frames)
-    if not size.frames:
-        raise MediaError("video: no frames in it")
+    size = measure_clip(data, kind, limits.video_frames, limits.image_pixels)
     if size.frames > limits.video_frames or size.frames * size.width * size.height > limits.video_pixels:
         raise MediaError(
             f"video: {size.frames} or more frames of {size.width} x {size.height} pixels, more than "

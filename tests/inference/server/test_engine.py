@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from anyglot.inference.engine import Engine
 
 from anyglot.data.documents import Message, Part
+from anyglot.inference.engine import Engine
 from tests.inference.server.serving import ask, image_part, png, running, until
 
 
