@@ -110,8 +110,8 @@ def measure_clip(data: bytes, kind: str, most: int, max_pixels: int) -> ClipSize
             size = ClipSize(stream.codec_context.width, stream.codec_context.height, frames)
             if not all(size) or size.width * size.height > max_pixels:
                 raise MediaError(
-                    f"{len(data)} bytes of video: {frames} frames of {size.width} x {size.height} pixels; give some, of "
-                    f"at most {max_pixels} pixels each"
+                    f"{len(data)} bytes of video: {frames} frames of {size.width} x {size.height} pixels; "
+                    f"give some, of at most {max_pixels} pixels each"
                 )
             return size
     except (av.FFmpegError, OSError, ValueError) as error:

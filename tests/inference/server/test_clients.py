@@ -97,7 +97,11 @@ def test_whatever_the_schema_allows_or_forbids_is_answered_without_a_failure(add
     schemathesis = pytest.importorskip("schemathesis", reason="pip install schemathesis to test the OpenAPI document")
     from hypothesis import HealthCheck, given, settings
 
-    schema = schemathesis.openapi.from_dict(httpx.get(f"{address}/openapi.json").json())
+    document = httpx.get(f"{address}/openapi.json").json()
+    for kind in document["components"]["schemas"].values():
+        if "model" in kind.get("properties", {}):
+            kind["properties"]["model"] = {"enum": ["tiny"]}  # else nearly all that it makes up is of another model
+    schema = schemathesis.openapi.from_dict(document)
     schema.config.update(base_url=address)
     operations = [result.ok() for result in schema.get_all_operations()]
     assert len(operations) == 8  # all routes but the page's
