@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
@@ -26,8 +27,10 @@ def run(checkpoint: Path, overrides: Sequence[str]) -> None:
     service = Service(model, Engine(model.decoder, config.slots, config.length), config, name)
     guarded = f"with the key in {KEY_VARIABLE}" if key else "without a key, to this machine alone"
     print(f"{name} reads and writes {', '.join(service.modalities)}, {guarded}")
-    print(f"page and API: http://{config.host}:{config.port}/", flush=True)
-    make_server(create_app(service, key), config).run()
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    print(f"page and API: http://{host}:{config.port}/", flush=True)
+    with suppress(KeyboardInterrupt):  # how a server is ended
+        make_server(create_app(service, key), config).run()
 
 
 def load_config(overrides: Sequence[str]) -> ServeConfig:

@@ -76,7 +76,7 @@ def decode_media(
     except AnyglotError:
         raise
     except Exception as error:  # libraries raise every kind of error for files that are broken on purpose
-        logger.warning("%s that cannot be decoded", modality, exc_info=error)
+        logger.info("%s that cannot be decoded", modality, exc_info=error)
         raise MediaError(f"{modality}: cannot be decoded; export it again") from error
 
 
@@ -133,6 +133,8 @@ def _sound(data: bytes, tokenizer: ModalityTokenizer, limits: Limits) -> Medium:
     import soundfile
 
     kinds = next((kinds for mark, kinds in SOUNDS.items() if data.startswith(mark)), ())
+    if not kinds:
+        raise MediaError("audio: not a WAV, FLAC, Ogg or MP3 file")
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             kind, frames, rate, channels = file.format, file.frames, file.samplerate, file.channels

@@ -4,6 +4,7 @@ Every route goes through `Service.write`.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -111,13 +112,12 @@ class Service:
 
     async def replies(self, asked: Asked) -> list[Reply]:
         """The whole answers. Raises what `write` raises."""
-        events: list[list[Event]] = [[] for _ in range(asked.n)]
+        events: defaultdict[int, list[Event]] = defaultdict(list)
         async with aclosing(self.write(asked)) as written:
             async for index, event in written:
                 if not isinstance(event, Tokens):
                     events[index].append(event)
-        finishes = [next(event for event in own if isinstance(event, Finish)) for own in events]
-        return [Reply(parts_of(own), finish) for own, finish in zip(events, finishes, strict=True)]
+        return [_reply_of(events[index]) for index in range(asked.n)]
 
     async def read(self, work: Callable[[], T]) -> T:
         """Do work of a request in a thread, with not too many others."""
@@ -166,3 +166,7 @@ class Service:
         vocabulary = self.model.vocabulary
         blocks = [vocabulary.blocks[index] for index in vocabulary.describe(np.array(ids)).block.tolist()]
         return Tokens(ids, tuple(b.modality if b.kind in ("text", "codes") else b.kind for b in blocks))
+
+
+def _reply_of(events: list[Event]) -> Reply:
+    return Reply(parts_of(events), next(event for event in events if isinstance(event, Finish)))

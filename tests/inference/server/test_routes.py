@@ -230,7 +230,7 @@ def said(part):
         {"messages": [{"role": "user", "content": "x " * 30_000}]},
         {"messages": [{"role": "user", "content": "ab" * 50_000}]},
         {"messages": [{"role": "user", "content": "\ufdfa" * 100_000}]},
-        {"n": 9}, {"n": 0}, {"n": 1e9}, {"n": True}, {"n": "2"},
+        {"n": 9}, {"n": 2**31 - 1}, {"n": 2**31 - 1, "stream": True}, {"n": 0}, {"n": 1e9}, {"n": True}, {"n": "2"},
         {"max_tokens": 8193}, {"max_tokens": 0}, {"max_tokens": -1}, {"max_tokens": 5, "max_completion_tokens": 5},
         {"temperature": -1}, {"temperature": 1e9}, {"top_p": 0}, {"top_p": 2},
         {"seed": -1}, {"seed": 2**64}, {"seed": 1.5},
@@ -243,7 +243,9 @@ def said(part):
 )  # fmt: skip
 def test_what_cannot_be_served_is_said_in_one_line(shared, more):
     body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], **more}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     response = httpx.post(f"{shared}/v1/chat/completions", json=body, timeout=20)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 2**10  # KiB
     assert response.status_code == (404 if "model" in more else 400)
     assert response.json()["error"]["message"]
     assert len(response.text) < 1000
