@@ -83,17 +83,13 @@ def _parts(content: str | list[wire.ContentPart]) -> Sequence[wire.ContentPart]:
 
 def _sampling(service: Service, body: schema.ChatRequest) -> dict[str, SamplingConfig]:
     """The settings that a request gives: `temperature` and `top_p` of all modalities, then those of single ones."""
-    general = schema.Sampling(temperature=body.temperature, top_p=body.top_p)
-    own = {SPOKEN.get(name, name): settings for name, settings in body.anyglot.sampling.items()}
-    names = service.modalities if general.model_dump(exclude_none=True) else ()
-    return {
-        name: replace(
-            service.sampling(name),
-            **general.model_dump(exclude_none=True),
-            **(own[name].model_dump(exclude_none=True) if name in own else {}),
-        )
-        for name in dict.fromkeys((*names, *own))
+    general = schema.Sampling(temperature=body.temperature, top_p=body.top_p).model_dump(exclude_none=True)
+    own = {
+        SPOKEN.get(name, name): settings.model_dump(exclude_none=True)
+        for name, settings in body.anyglot.sampling.items()
     }
+    names = dict.fromkeys((*(service.modalities if general else ()), *own))
+    return {name: replace(service.sampling(name), **(general | own.get(name, {}))) for name in names}
 
 
 def _reply(service: Service, written: Sequence[Reply]) -> schema.ChatReply:

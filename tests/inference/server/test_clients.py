@@ -92,8 +92,9 @@ def test_errors_are_openai_s(client):
         )
 
 
+@pytest.mark.parametrize("examples", [30, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["positive", "negative"])
-def test_whatever_the_schema_allows_or_forbids_is_answered_without_a_failure(address, mode):
+def test_whatever_the_schema_allows_or_forbids_is_answered_without_a_failure(address, mode, examples):
     schemathesis = pytest.importorskip("schemathesis", reason="pip install schemathesis to test the OpenAPI document")
     from hypothesis import HealthCheck, given, settings
 
@@ -109,7 +110,7 @@ def test_whatever_the_schema_allows_or_forbids_is_answered_without_a_failure(add
         if operation.method == "get":
             continue
 
-        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
         @given(case=operation.as_strategy(schemathesis.GenerationMode(mode)))
         def never_fails(case):
             assert case.call(timeout=20).status_code in (200, 400, 404, 405, 413)

@@ -131,13 +131,13 @@ def test_streamed_speech_is_the_sound(address):
 
 
 def test_several_answers_have_seeds_of_their_own(address, engine):
-    reply = ask(address, n=3, seed=7, temperature=0.5, anyglot={"sampling": {"image": {"top_k": 5}}}).json()
+    own = {"image": {"top_k": 5}, "audio": {"temperature": 0.25}}
+    reply = ask(address, n=3, seed=7, temperature=0.5, anyglot={"sampling": own}).json()
     assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2]
     assert [request.seed for request in engine.requests] == [7, 8, 9]
     sampling = engine.requests[0].sampling
-    assert {name: config.temperature for name, config in sampling.items()} == dict.fromkeys(
-        ("text", "image", "speech"), 0.5
-    )
+    temperatures = {name: config.temperature for name, config in sampling.items()}
+    assert temperatures == {"text": 0.5, "image": 0.5, "speech": 0.25}
     assert (sampling["image"].top_k, sampling["text"].top_k) == (5, 0)
     chunks = streamed(address, n=2)
     assert {chunk["choices"][0]["index"] for chunk in chunks} == {0, 1}
