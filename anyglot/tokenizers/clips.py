@@ -15,8 +15,11 @@ ALONE = {"protocol_whitelist": "none"}
 
 
 def _frames_of(pixels: int) -> dict[str, str]:
-    """Options of decoders: no frame of more pixels, whatever it says of itself. Opening a file decodes its first."""
-    return {"max_pixels": str(pixels)}
+    """Options of decoders: no frame of many more pixels, whatever it says of itself. Opening a file decodes its first.
+
+    FFmpeg counts the edges that it pads frames with, up to a megapixel here; what frames really have is checked by us.
+    """
+    return {"max_pixels": str(2 * pixels + 2**20)}
 
 
 CODECS = {  # by a file's ending: codec, pixels, options

@@ -150,12 +150,13 @@ def moving_square(frames=12, side=32):
     return clip
 
 
-@pytest.mark.parametrize("ending", ["mp4", "gif"])
+@pytest.mark.parametrize("ending", ["mp4", "webm", "gif"])
 def test_files_keep_frames_and_time(tmp_path, ending):
     pytest.importorskip("av", reason="pip install 'anyglot[video]' to test video files")
     clip = moving_square()
     write_clip(clip, 8, tmp_path / f"clip.{ending}")
-    back = read_clip(tmp_path / f"clip.{ending}", 8, 0, 10**6, 100)
+    exact = clip.shape[1] * clip.shape[2]  # decoders pad frames, which is within the limit
+    back = read_clip(tmp_path / f"clip.{ending}", 8, 0, exact, 100)
     assert back.shape == clip.shape
     assert np.abs(back.astype(int) - clip).mean() < 6
     half = read_clip(tmp_path / f"clip.{ending}", 4, 16, 10**6, 100)
