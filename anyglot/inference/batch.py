@@ -4,17 +4,18 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from anyglot.data.documents import Document, Part
+from anyglot.data.documents import Document, Message, Part
 from anyglot.data.readers import Problem, read, slices
 from anyglot.errors import AnyglotError
 from anyglot.files import write_text
 from anyglot.inference.anyglot import Anyglot, Reply
-from anyglot.inference.command import GenerateConfig, load_config, load_model, write_part
+from anyglot.inference.command import load_config, load_model, write_part
 from anyglot.inference.engine import Engine
 from anyglot.lm.vocabulary import TEXT
 
+T = TypeVar("T")
 REPLIES = "replies.jsonl"
 
 
@@ -52,7 +53,8 @@ def generate(
                     yield found
 
     try:
-        for number, document, reply in _replies(model, documents(), to, config, seed, batch):
+        asked = (((number, document), _question(document)) for number, document in enumerate(documents()))
+        for (number, document), reply in replies(model, asked, to, batch, config.max_tokens, seed, config.guidance):
             if isinstance(reply, AnyglotError):
                 fail(document.where, reply)
             else:
@@ -65,32 +67,46 @@ def generate(
         raise AnyglotError(f"{len(failed)} documents of {prompts} could not be answered, which are named above")
 
 
-def _replies(
-    model: Anyglot, documents: Iterable[Document], to: str | None, config: GenerateConfig, seed: int, batch: int
-) -> Iterator[tuple[int, Document, Reply | AnyglotError]]:
-    """Number, document and reply, or why there is none, in the order in which they end."""
-    engine = Engine(model.decoder, slots=batch if config.guidance == 1 else 2 * batch)
-    begun: dict[int, tuple[int, Document, Reply]] = {}  # by ticket
+def replies(
+    model: Anyglot,
+    asked: Iterable[tuple[T, Sequence[Message]]],
+    to: str | None,
+    batch: int,
+    max_tokens: int = 2048,
+    seed: int = 0,
+    guidance: float = 1.0,
+) -> Iterator[tuple[T, Reply | AnyglotError]]:
+    """The reply to every prompt, or why there is none, in the order in which they end, each with its prompt's name.
 
-    def step() -> Iterator[tuple[int, Document, Reply]]:
+    Args:
+        asked: names and prompts; number i of them draws from seed + i. batch: how many are written side by side.
+    """
+    engine = Engine(model.decoder, slots=batch if guidance == 1 else 2 * batch)
+    begun: dict[int, tuple[T, Reply]] = {}  # by ticket
+
+    def step() -> Iterator[tuple[T, Reply]]:
         for written in engine.step():
-            reply = begun[written.ticket][2]
+            reply = begun[written.ticket][1]
             reply.ids += written.ids
             if written.finish:
                 reply.parts = model.read(reply.prompt, reply.ids)
                 yield begun.pop(written.ticket)
 
-    for number, document in enumerate(documents):
+    for number, (name, messages) in enumerate(asked):
         try:
-            asked = document.turns[:-1] if document.turns[-1].role == "assistant" else document.turns
-            request = model.request(asked, to, config.max_tokens, seed + number, config.guidance)
-            begun[engine.submit(request)] = number, document, Reply(request.prompt, [], [])
+            request = model.request(messages, to, max_tokens, seed + number, guidance)
+            begun[engine.submit(request)] = name, Reply(request.prompt, [], [])
         except AnyglotError as error:
-            yield number, document, error
+            yield name, error
         while engine.waiting:
             yield from step()
     while engine.busy:
         yield from step()
+
+
+def _question(document: Document) -> list[Message]:
+    """What to answer."""
+    return document.turns[:-1] if document.turns[-1].role == "assistant" else document.turns
 
 
 def _record(model: Anyglot, document: Document, reply: Reply, out: Path, name: str) -> dict[str, Any]:
