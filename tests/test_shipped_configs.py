@@ -41,6 +41,12 @@ SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot to
     "language_model": ("anyglot.eval.language_model", "LanguageModelEval"),
     "recommendation": ("anyglot.eval.recommendation", "RecommendationEval"),
     "harness": ("anyglot.eval.harness", "HarnessEval"),
+    "geneval": ("anyglot.eval.benchmarks.geneval", "GenEval"),
+    "coco_captions": ("anyglot.eval.benchmarks.coco_captions", "CocoCaptions"),
+    "librispeech": ("anyglot.eval.benchmarks.librispeech", "LibriSpeech"),
+    "vbench": ("anyglot.eval.benchmarks.vbench", "VBench"),
+    "humanml3d": ("anyglot.eval.benchmarks.humanml3d", "HumanML3D"),
+    "cycle": ("anyglot.eval.benchmarks.cycle", "Cycle"),
     "tokenize": ("anyglot.data.sources", "TokenizeConfig"),
 }
 

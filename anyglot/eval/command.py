@@ -5,7 +5,9 @@ from typing import Any
 
 from anyglot.errors import ConfigError
 
-KINDS = ("tokenizers", "language_model", "recommendation", "harness")  # modules of anyglot.eval
+OWN = ("tokenizers", "language_model", "recommendation", "harness")  # modules of anyglot.eval
+BENCHMARKS = ("geneval", "coco_captions", "librispeech", "vbench", "humanml3d", "cycle")  # of anyglot.eval.benchmarks
+KINDS = dict.fromkeys(OWN, "anyglot.eval") | dict.fromkeys(BENCHMARKS, "anyglot.eval.benchmarks")
 
 
 def run(mapping: dict[str, Any], where: str) -> None:
@@ -13,7 +15,7 @@ def run(mapping: dict[str, Any], where: str) -> None:
     kind = mapping.get("kind")
     if kind not in KINDS:
         raise ConfigError(f"{where}: key 'kind' is {kind!r}, must be one of: {', '.join(KINDS)}")
-    metrics: dict[str, float] = import_module(f"anyglot.eval.{kind}").run(mapping, where)
+    metrics: dict[str, float] = import_module(f"{KINDS[kind]}.{kind}").run(mapping, where)
     from rich.console import Console
     from rich.table import Table
 
