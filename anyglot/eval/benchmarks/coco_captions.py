@@ -62,10 +62,7 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
         records.fingerprints["results"] = fingerprint_of([config.results])
     else:
         captions, failed = describe(config, {name: pictures[name] for name in asked})
-        lines = [
-            {"image_id": int(name), "caption": caption}
-            for name, caption in sorted(captions.items(), key=lambda pair: int(pair[0]))
-        ]
+        lines = [{"image_id": int(name), "caption": captions[name]} for name in asked if name in captions]
         write_json(Path(config.out) / "captions.json", lines)
     failed |= {name: "no caption" for name in asked if name not in captions and name not in failed}
     here = [name for name in asked if name in captions]

@@ -16,10 +16,12 @@ from anyglot.data.documents import Part
 from anyglot.data.progress import JobProgress
 from anyglot.errors import AnyglotError, ConfigError
 from anyglot.eval.benchmarks.asking import AskedModel, ask
-from anyglot.eval.benchmarks.files import read_json_lines
+from anyglot.eval.benchmarks.files import read_json, read_json_lines
 from anyglot.eval.records import Records, fingerprint_of
 from anyglot.eval.scores import Score
-from anyglot.files import write_text
+from anyglot.files import write_json, write_text
+
+MADE = "anyglot.json"  # in the folder of pictures: the model that wrote them, and how it sampled
 
 
 @dataclass
@@ -51,9 +53,16 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
     records = Records(to_mapping(config), config.model.fingerprints() | {"prompts": fingerprint_of([config.prompts])})
     if config.results:
         records.fingerprints["results"] = fingerprint_of([config.results])
+        made = Path(config.images) / MADE
+        if made.exists():  # what wrote the pictures is half of what the score is of
+            about = read_json(made)
+            records.settings["model"] = about["model"]
+            records.fingerprints |= about["fingerprints"]
         records.scores = score(Path(config.results), prompts, config.per_prompt)
     else:
         records.scores = {"geneval.written": write_pictures(config, prompts)}
+        about = {"model": to_mapping(config.model), "fingerprints": config.model.fingerprints()}
+        write_json(Path(config.images) / MADE, about)
     records.save(config.out)
     return records.metrics
 

@@ -44,11 +44,20 @@ def test_geneval_s_folder(model, tmp_path):
     config |= {"images": str(tmp_path / "images"), "per_prompt": 2, "model": model}
     assert geneval.run(config, "here") == {"geneval.written": 1.0}
     files = sorted(str(path.relative_to(tmp_path / "images")) for path in (tmp_path / "images").rglob("*.*"))
+    assert files.pop() == "anyglot.json"
     own = ["metadata.jsonl", "samples/00000.png", "samples/00001.png"]
     assert files == [f"{folder}/{name}" for folder in ("00000", "00001") for name in own]
     assert json.loads((tmp_path / "images" / "00001" / "metadata.jsonl").read_text()) == prompts[1]
     with pytest.raises(AnyglotError, match="folder of its own"):
         geneval.run(config, "here")
+    # the score of these pictures is kept with the model that wrote them
+    seen = {"filename": "00000/samples/00000.png", "tag": "colors", "correct": True}
+    (tmp_path / "results.jsonl").write_text(json.dumps(seen))
+    written = Records.load(tmp_path / "out")
+    assert geneval.run(config | {"model": {}, "results": str(tmp_path / "results.jsonl")}, "")["geneval.score"] == 1.0
+    scored = Records.load(tmp_path / "out")
+    assert scored.settings["model"] == written.settings["model"]
+    assert scored.fingerprints.items() > written.fingerprints.items()
 
 
 def test_pictures_are_described_and_those_that_cannot_be_read_cost_no_other(model, tmp_path):
