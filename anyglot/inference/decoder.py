@@ -13,6 +13,7 @@ from anyglot.inference.reading import DepthReader, PlainReader, Reader
 from anyglot.inference.sampling import SamplingConfig
 from anyglot.inference.trie import Trie
 from anyglot.lm.architectures import softcap_of
+from anyglot.lm.attention import window_of
 from anyglot.lm.automaton import Automaton
 from anyglot.lm.depth import DepthTransformer, has_depth, riders_after
 from anyglot.lm.loss import cap_
@@ -51,7 +52,8 @@ class Decoder:
         self.default = default or SamplingConfig()
         self.head = model.get_output_embeddings().weight  # [vocabulary, hidden]
         self.softcap = softcap_of(model.config)
-        self.limit = int(model.config.max_position_embeddings)
+        window = window_of(model.config.get_text_config())  # rows see all that they read: no layer may see less
+        self.limit = min(int(model.config.max_position_embeddings), window[1] if window else 10**9)
 
     def logits(self, hidden: Tensor, low: int, high: int) -> Tensor:
         """Logits `[..., high - low]` of the ids from `low` below `high` after hidden states `[..., hidden]`."""

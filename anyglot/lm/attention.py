@@ -127,13 +127,19 @@ def _attend(
     return packed.kernel(query, key, value, scaling, dropout).contiguous(), None
 
 
+def window_of(config: Any) -> tuple[str, int] | None:
+    """The fewest ids that a layer sees at once, and what a Hugging Face config calls them; None if all see all."""
+    layers = getattr(config, "layer_types", None) or ["sliding_attention", "chunked_attention"]
+    kinds = (("sliding_attention", "sliding_window"), ("chunked_attention", "attention_chunk_size"))
+    found = [(name, int(getattr(config, name, None) or 0)) for kind, name in kinds if kind in layers]
+    return min(((name, size) for name, size in found if size), key=lambda window: window[1], default=None)
+
+
 def _check_window(config: Any, length: int) -> None:
     """Raise ConfigError if layers see less than a row: what is told here of documents would let them see all of it."""
-    layers = getattr(config, "layer_types", None) or ["sliding_attention", "chunked_attention"]
-    for kind, name in (("sliding_attention", "sliding_window"), ("chunked_attention", "attention_chunk_size")):
-        window = getattr(config, name, None)
-        if window and window < length and kind in layers:
-            raise ConfigError(f"{config.model_type} has {name} {window}: rows must not be longer; set data.length")
+    window = window_of(config)
+    if window and window[1] < length:
+        raise ConfigError(f"{config.model_type} has {window[0]} {window[1]}: rows must not be longer; set data.length")
 
 
 # ---------------------------------------------------------------------- sdpa: a mask

@@ -94,6 +94,14 @@ def test_what_a_request_gets_is_what_the_slow_way_gives_it_alone(decoder, slots,
     assert decoder.write(asked) == [ids for ids, _ in expected]
 
 
+def test_more_requests_than_slots_wait(decoder, monkeypatch):
+    asked = requests(decoder)
+    together = decoder.write(asked)
+    monkeypatch.setattr("anyglot.inference.decoder.SLOTS", 2)  # a request of four rows still gets them
+    assert decoder.write(asked) == together
+    assert decoder.write([]) == []
+
+
 def test_guidance_changes_what_is_written(decoder):
     first = [Request(prompt(decoder, 1, 2, 3), ("image",), 1, seed=seed) for seed in range(5)]
     for change in ({"guidance": 4.0}, {"conditions": [(prompt(decoder, 9), 2.0)]}):
@@ -191,6 +199,15 @@ def test_what_can_never_be_served_is_refused_at_once(decoder):
     assert not engine.busy
     with pytest.raises(ConfigError, match="slots and chunk of 1 or more"):
         Engine(decoder, slots=0)
+
+
+def test_rows_are_no_longer_than_what_every_layer_sees():
+    decoder = made()
+    assert decoder.limit == 256
+    decoder.model.config.sliding_window = 40
+    assert Decoder(decoder.model, decoder.automaton).limit == 256  # of no layer
+    decoder.model.config.layer_types = ["full_attention", "sliding_attention"]
+    assert Decoder(decoder.model, decoder.automaton).limit == 40
 
 
 def test_a_slot_keeps_what_it_read_when_it_moves():
