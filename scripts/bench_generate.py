@@ -10,7 +10,6 @@ Writes docs/results/generate.json and .md.
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from anyglot.files import write_json, write_text
 from anyglot.inference.decode import Request
 from anyglot.inference.decoder import Decoder
 from anyglot.inference.engine import Engine
@@ -41,7 +41,7 @@ SAME = {None: "drawn", True: "yes", False: "no"}
 
 
 def main() -> None:
-    """Measure, write."""
+    """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--hidden", type=int, default=256)
@@ -59,7 +59,16 @@ def main() -> None:
         for name, sampling, guidance in (("greedy", GREEDY, 1.0), ("top-k 50", DRAWN, 1.0), ("guided", GREEDY, SCALE)):
             figures["spans"][f"{name}, batch {batch}"] = compare(decoder, arguments, batch, sampling, guidance)
     figures["mixed"] = mixed(decoder, arguments)
-    write(figures, arguments)
+    record = {
+        "command": "python " + " ".join(["scripts/bench_generate.py", *sys.argv[1:]]),
+        "model": {"ids": IDS, "hidden": arguments.hidden, "layers": arguments.layers, "dtype": "fp32"},
+        "asked": {name: getattr(arguments, name) for name in ("side", "requests", "rounds")},
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        **figures,
+    }
+    write_json(arguments.out / "generate.json", record)
+    write_text(arguments.out / "generate.md", page(record))
 
 
 def make_decoder(arguments: argparse.Namespace) -> Decoder:
@@ -170,57 +179,50 @@ def mixed(decoder: Decoder, arguments: argparse.Namespace) -> dict[str, Any]:
             "ids_per_second": ids / seconds,
             "seconds": seconds,
             "first_id_median": statistics.median(waits),
-            "first_id_of_the_first": waits[0],
+            "first_id_soonest": waits[0],
             "first_id_last": waits[-1],
         }
     return found | {"times_faster": found["one by one"]["seconds"] / found["together"]["seconds"]}
 
 
-def write(figures: dict[str, Any], arguments: argparse.Namespace) -> None:
-    """Write the two files."""
-    value = {
-        "command": "python " + " ".join(["scripts/bench_generate.py", *sys.argv[1:]]),
-        "model": {"ids": IDS, "hidden": arguments.hidden, "layers": arguments.layers, "dtype": "fp32"},
-        "versions": {name: version(name) for name in ("torch", "transformers")},
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        **figures,
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "generate.json").write_text(json.dumps(value, indent=2) + "\n")
-    together, alone = figures["mixed"]["together"], figures["mixed"]["one by one"]
+def page(record: dict[str, Any]) -> str:
+    """The record in Markdown."""
+    shape, asked = record["model"], record["asked"]
+    together, alone = record["mixed"]["together"], record["mixed"]["one by one"]
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     lines = [
         "# Writing media, beside Hugging Face generate",
         "",
-        f"`{value['command']}`, {value['machine']}; "
-        + ", ".join(f"{name} {number}" for name, number in value["versions"].items())
-        + f". A model of {IDS:,} ids, width {arguments.hidden} and {arguments.layers} layers with fresh weights, fp32; "
-        f"seconds of one thread's CPU, the quickest of {arguments.rounds} rounds.",
+        f"`{record['command']}`, {record['machine']}; {versions}. A model of {shape['ids']:,} ids, width "
+        f"{shape['hidden']} and {shape['layers']} layers with fresh weights, fp32; seconds of one thread's CPU, the "
+        f"quickest of {asked['rounds']}.",
         "",
-        f"Spans of {arguments.side} x {arguments.side} codes out of {CODES:,}. `generate` has its prefix-constrained "
-        "processor, and `guidance_scale` where guided; the guided rows and the greedy ones choose the likeliest code.",
+        f"Spans of {asked['side']} x {asked['side']} codes out of {CODES:,}. `generate` has its prefix-constrained "
+        "processor over tensors made once, and `guidance_scale` where guided. Greedy and guided rows take the "
+        "likeliest code.",
         "",
-        "| | ours, codes/s | generate, codes/s | times faster | the same codes |",
+        "| | ours, codes/s | generate, codes/s | times faster | the same ids |",
         "|---|---|---|---|---|",
         *(
             f"| {name} | {row['codes_per_second']:,.0f} | {row['peer_codes_per_second']:,.0f} | "
             f"**{row['times_faster']:.1f}** | {SAME[row['identical']]} |"
-            for name, row in figures["spans"].items()
+            for name, row in record["spans"].items()
         ),
         "",
-        f"{arguments.requests} requests for pictures, speech and text that come at once, their prompts 6 to 200 ids "
-        "long, each drawn among the 50 likeliest:",
+        f"{asked['requests']} requests for pictures, speech and text in turn that come at once, with prompts of 6 to "
+        "200 ids, drawn among the 50 likeliest. Seconds to the first id are counted from when all came:",
         "",
-        "| | ids/s | seconds | first id: of the first request | median | last |",
+        "| | ids/s | seconds | first id: soonest | median | last |",
         "|---|---|---|---|---|---|",
         *(
-            f"| {name} | {row['ids_per_second']:,.0f} | {row['seconds']:.1f} | {row['first_id_of_the_first']:.2f} s | "
-            f"{row['first_id_median']:.1f} s | {row['first_id_last']:.1f} s |"
+            f"| {name} | {row['ids_per_second']:,.0f} | {row['seconds']:.1f} | {row['first_id_soonest']:.2f} | "
+            f"{row['first_id_median']:.2f} | {row['first_id_last']:.2f} |"
             for name, row in ((f"together, in {together['slots']} slots", together), ("one by one", alone))
         ),
         "",
-        f"Together they take **{figures['mixed']['times_faster']:.1f} times** less.",
+        f"Together they take **{record['mixed']['times_faster']:.1f} times** less.",
     ]
-    (arguments.out / "generate.md").write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
     [
         ("bench_extend", "page", "new-modality"),
         ("bench_finetune", "page", "finetune"),
+        ("bench_generate", "page", "generate"),
         ("bench_link_prediction", "markdown", "link_prediction"),
         ("bench_molecules", "page", "molecules"),
         ("bench_nodes", "markdown", "nodes"),
