@@ -2,11 +2,12 @@
 
 import { decode, wav } from "./sound.js";
 
-export const ACCEPTED = "image/*,audio/*,video/*,.json,.smi";
+export const ACCEPTED = "image/*,audio/*,video/*,.json,.npy,.bvh,.smi";
 
 /**
  * The content part that a file is.
- * @param {File} file a picture, a sound, a video, a motion (.json: fps, parents, joints), or a molecule (.smi)
+ * @param {File} file a picture, a sound, a video, a motion (.npy or .bvh, or .json as this page saves it), or a
+ *   molecule (.smi)
  * @throws {Error} it is none of these, or broken; the message is for people
  */
 export async function partOf(file) {
@@ -15,8 +16,9 @@ export async function partOf(file) {
   if (kind === "video") return { type: "video_url", video_url: { url: await dataUrl(file) } };
   if (kind === "audio") return { type: "audio_url", audio_url: { url: await dataUrl(await asWav(file)) } };
   if (file.name.endsWith(".json")) return { type: "motion", motion: motionOf(file.name, await file.text()) };
+  if (/\.(npy|bvh)$/.test(file.name)) return { type: "file", file: { modality: "motion", data: await base64(file) } };
   if (file.name.endsWith(".smi")) return moleculeOf((await file.text()).trim().split(/\s/)[0]);
-  throw new Error(`${file.name}: not a picture, a sound, a video, a motion (.json) or a molecule (.smi)`);
+  throw new Error(`${file.name}: not a picture, a sound, a video, a motion (.npy, .bvh, .json) or a molecule (.smi)`);
 }
 
 export function moleculeOf(smiles) {
@@ -46,11 +48,22 @@ function motionOf(name, text) {
   } catch {
     throw new Error(`${name}: not JSON`);
   }
-  const { fps, parents, joints } = motion ?? {};
-  const right = fps > 0 && Array.isArray(parents) && Array.isArray(joints) && joints.length > 0 &&
-    joints.every((frame) => frame?.length === parents.length && frame.every((point) => point?.length === 3));
-  if (!right) throw new Error(`${name}: a motion is {"fps", "parents": [...], "joints": [[[x, y, z], ...], ...]}`);
-  return { fps, parents, joints };
+  const { fps, parents = [], joints = [], features } = motion ?? {};
+  const isFrame = (frame) => frame?.length === parents.length && frame.every(isPoint);
+  const drawn = Array.isArray(joints) && joints.every(isFrame);
+  if (!(fps > 0) || !drawn || !(joints.length || features?.length)) {
+    throw new Error(`${name}: a motion is {"fps", "parents": [...], "joints": [[[x, y, z], ...], ...]}`);
+  }
+  return { fps, parents, joints, ...(features && { features }) };
+}
+
+function isPoint(joint) {
+  return joint === null || joint?.length === 3;
+}
+
+async function base64(file) {
+  const url = await dataUrl(file);
+  return url.slice(url.indexOf(",") + 1);
 }
 
 function dataUrl(file) {

@@ -45,7 +45,7 @@ export class Composer {
     this.update();
   }
 
-  /** The media that the model writes, to choose from. */
+  /** The media that the model reads and writes. */
   offer(modalities) {
     const choice = (value, name, drawing) => {
       const radio = h("input", { type: "radio", name: "to", value, checked: value === "" });
@@ -53,6 +53,11 @@ export class Composer {
     };
     const named = modalities.map((name) => choice(name, label(name), look(name)));
     this.choices.replaceChildren(choice("", "Any", "any"), ...named);
+    const typed = { smiles: "graph", "item-id": "item" };
+    for (const [field, modality] of Object.entries(typed)) {
+      this.form.elements[field].parentElement.hidden = !modalities.includes(modality);
+    }
+    this.menu.querySelector(".add-typed").hidden = !Object.values(typed).some((name) => modalities.includes(name));
   }
 
   /** Answer in this medium. */

@@ -67,7 +67,10 @@ export class Conversation {
   }
 }
 
-/** A part as requests carry it: of a molecule its SMILES is enough. */
-function sendable(part) {
-  return part.type === "graph" && part.graph.smiles ? { type: "graph", graph: { smiles: part.graph.smiles } } : part;
+/** A part as requests carry it, without how it is drawn where that is not needed to read it. */
+function sendable({ type, ...content }) {
+  const { graph, motion } = content;
+  if (graph?.smiles) return { type, graph: { smiles: graph.smiles } };
+  if (motion?.features) return { type, motion: { fps: motion.fps, features: motion.features } };
+  return { type, ...content };
 }

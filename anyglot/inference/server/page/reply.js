@@ -116,7 +116,11 @@ export class Reply {
 
   copyButton() {
     const text = () => this.parts.filter((part) => part.type === "text").map((part) => part.text).join("\n");
-    return quietButton("copy", "Copy the text", () => navigator.clipboard.writeText(text()));
+    const button = quietButton("copy", "Copy the text", async () => {
+      await navigator.clipboard.writeText(text());
+      button.replaceChildren(icon("done"));
+    });
+    return button;
   }
 }
 

@@ -14,7 +14,8 @@ export function motionView(motion) {
 }
 
 class MotionView {
-  constructor({ fps, parents, joints }) {
+  constructor(motion) {
+    const { fps, parents, joints } = motion;
     Object.assign(this, { fps, parents, joints, frame: 0, drawn: 0, playing: !calm(), visible: false });
     this.size = sizeOf(joints);
     this.middle = followed(joints, Math.round(fps));
@@ -28,7 +29,7 @@ class MotionView {
     const controls = h("div.controls", {}, this.button, this.seek, this.time);
     this.element = frame("motion", h("div.motion", {}, this.canvas, controls), {
       note: `${parents.length} joints`,
-      save: saveText(JSON.stringify({ fps, parents, joints }), "application/json", "motion.json"),
+      save: saveText(JSON.stringify(motion), "application/json", "motion.json"),
     });
     this.element.dataset.frames = joints.length;
     this.camera.listen(this.canvas, () => this.draw());
