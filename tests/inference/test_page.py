@@ -2,27 +2,16 @@
 
 import base64
 import io
-import os
 import re
-import shutil
-import time
 import wave
-from pathlib import Path
 
 import pytest
 
 from tests.inference import stand_in
+from tests.inference.browsing import opened
 from tests.inference.stand_in import PAGE, StandIn, end, event, span, text
 
 SCRIPTS = sorted(PAGE.rglob("*.js"))
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--autoplay-policy=no-user-gesture-required",
-    "--use-fake-device-for-media-stream",  # a microphone that beeps
-    "--use-fake-ui-for-media-stream",
-]
 
 
 # ---------------------------------------------------------------------- what needs no browser
@@ -54,7 +43,8 @@ def test_files_that_are_named_are_there():
 def test_icons_that_are_named_are_drawn():
     drawn = set(re.findall(r'<symbol id="([\w-]+)"', (PAGE / "icons.svg").read_text("utf-8")))
     sources = "".join(file.read_text("utf-8") for file in [*SCRIPTS, PAGE / "index.html"])
-    used = set(re.findall(r'(?:data-icon="|\bicon\("|\biconButton\(")([\w-]+)"', sources))
+    used = set(re.findall(r'(?:data-icon="|\bicon\("|Button\("|setIcon\([\w.]+, ")([\w-]+)"', sources))
+    assert len(used) > 10
     assert used <= drawn
     assert {*stand_in.MODALITIES, "other", "theme-system", "theme-light", "theme-dark", "play", "pause"} <= drawn
 
@@ -62,80 +52,12 @@ def test_icons_that_are_named_are_drawn():
 # ---------------------------------------------------------------------- a browser
 
 
-def chromium() -> str:
-    named = os.environ.get("ANYGLOT_CHROMIUM", "")
-    if named and not Path(named).exists():
-        raise FileNotFoundError(f"ANYGLOT_CHROMIUM={named}")
-    found = named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
-    if not found:
-        pytest.skip("no Chromium on this machine; install it or set ANYGLOT_CHROMIUM")
-    return found
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)")
-    with sync_api.sync_playwright() as playwright:
-        sync_api.expect.set_options(timeout=10_000)
-        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        yield browser
-        browser.close()
-
-
-class Chat:
-    """The open page, and the server behind it."""
-
-    def __init__(self, page, server: StandIn) -> None:
-        from playwright.sync_api import expect
-
-        self.page, self.server, self.expect = page, server, expect
-        self.message = page.get_by_role("textbox", name="Message")
-
-    def send(self, words: str, *reply) -> None:
-        """Send a message that will be answered with these chunks, and wait for the end of the reply."""
-        self.begin(words, *reply)
-        self.expect(self.page.locator(".reply").last).not_to_have_class(re.compile("writing"))
-
-    def begin(self, words: str, *reply) -> None:
-        self.server.replies.append(list(reply))
-        self.message.fill(words)
-        self.message.press("Enter")
-        self.expect(self.page.locator(".reply").last).to_be_visible()
-
-    def attribute(self, selector: str, script: str):
-        return self.page.locator(selector).last.evaluate(script)
-
-    def until(self, selector: str, script: str):
-        """The value of a script on an element, once it is not falsy."""
-        end_of_patience = time.monotonic() + 10
-        while time.monotonic() < end_of_patience:
-            value = self.attribute(selector, script)
-            if value:
-                return value
-            self.page.wait_for_timeout(30)
-        raise AssertionError(f"{selector}: {script} stayed {value}")
-
-
 @pytest.fixture
 def chat(browser):
-    """A fresh page. Whatever a test does, no other server is asked and the console stays clean."""
     server = StandIn()
-    context = browser.new_context(viewport={"width": 1100, "height": 800})
-    context.set_default_timeout(10_000)
-    page = context.new_page()
-    outside, complaints = [], []
-    page.on("request", lambda r: None if r.url.startswith((server.url, "data:", "blob:")) else outside.append(r.url))
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(server.url)
-    chat = Chat(page, server)
-    chat.complaints = complaints
-    chat.expect(page.locator("#model")).to_have_text("stand-in")
-    yield chat
-    context.close()
+    with opened(browser, server.url, server) as chat:
+        yield chat
     server.close()
-    assert outside == []
-    assert complaints == []
 
 
 def test_text_and_pictures_and_items_are_shown(chat):
@@ -248,6 +170,7 @@ def test_what_cannot_be_shown_can_be_saved(chat):
         chat.expect(frames.nth(frame)).to_contain_text(said)
     chat.send("more", *text("ok"), *end())
     sent = chat.server.requests[1]["messages"][1]["content"]
+    bare["motion"] = {"fps": 20, "features": [[1.0, 2.0]] * 9}  # how it is drawn is not said again
     assert sent == [file, bare, {"type": "text", "text": "so"}]
 
 
@@ -331,32 +254,41 @@ def test_tokens_are_shown_when_asked_for(chat):
     assert chat.page.locator(".ids span").all_inner_texts() == ["5", "6", "900", "301", "302", "901"]
 
 
+def test_the_text_of_a_reply_can_be_copied(chat):
+    chat.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    chat.send("go", *text("to be", " copied"), *end())
+    chat.page.get_by_role("button", name="Copy the text").click()
+    assert chat.page.evaluate("navigator.clipboard.readText()") == "to be copied"
+
+
 def test_files_are_attached_and_sent(chat):
     files = [
         {"name": "a.png", "mimeType": "image/png", "buffer": stand_in.picture()},
         {"name": "b.wav", "mimeType": "audio/wav", "buffer": stand_in.wav(stand_in.tone())},
         {"name": "c.json", "mimeType": "application/json", "buffer": stand_in.motion_file(stand_in.motion_part())},
-        {"name": "d.smi", "mimeType": "", "buffer": b"CCO ethanol\n"},
+        {"name": "d.bvh", "mimeType": "", "buffer": b"HIERARCHY"},
+        {"name": "e.smi", "mimeType": "", "buffer": b"CCO ethanol\n"},
     ]
     chat.page.locator("input[type=file]").set_input_files(files)
-    chat.expect(chat.page.locator(".attached")).to_have_count(4)
-    chat.page.get_by_role("button", name="Remove d.smi").click()
+    chat.expect(chat.page.locator(".attached")).to_have_count(5)
+    chat.page.get_by_role("button", name="Remove e.smi").click()
     chat.page.get_by_role("button", name="Attach").click()
     chat.page.get_by_role("textbox", name="Molecule").fill("CCN")
     chat.page.get_by_role("textbox", name="Item").fill("1212")
     chat.page.get_by_role("button", name="Add", exact=True).click()
     chat.send("what are these?", *text("things"), *end())
     content = chat.server.requests[0]["messages"][0]["content"]
-    assert [part["type"] for part in content] == ["image_url", "audio_url", "motion", "graph", "item", "text"]
+    assert [part["type"] for part in content] == ["image_url", "audio_url", "motion", "file", "graph", "item", "text"]
     assert content[0]["image_url"]["url"] == stand_in.data_url("image/png", stand_in.picture())
     assert content[1]["audio_url"]["url"] == stand_in.data_url("audio/wav", stand_in.wav(stand_in.tone()))
     assert content[2] == stand_in.motion_part()
-    assert content[3:5] == [
+    assert content[3:6] == [
+        {"type": "file", "file": {"modality": "motion", "data": base64.b64encode(b"HIERARCHY").decode()}},
         {"type": "graph", "graph": {"smiles": "CCN"}},
         {"type": "item", "item": {"id": "1212"}},
     ]
     chat.expect(chat.page.locator(".attached")).to_have_count(0)
-    chat.expect(chat.page.locator(".said .frame")).to_have_count(5)
+    chat.expect(chat.page.locator(".said .frame")).to_have_count(6)
 
 
 def test_files_can_be_dropped_and_pasted(chat):
