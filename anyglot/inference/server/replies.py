@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from anyglot.tokenizers.molecules import Molecule
     from anyglot.tokenizers.motion import MotionTokenizer
 
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 ORDERS = (0, 1, 2, 3, 1.5, 2, 2)  # of the kinds of bonds in `molecules`
 
 
@@ -98,6 +99,19 @@ def _graph(molecule: "Molecule") -> wire.Graph:
     mol = to_rdkit(molecule)
     rdDepictor.Compute2DCoords(mol)
     places = mol.GetConformer().GetPositions()[:, :2].round(3).tolist()
-    nodes = [wire.Node(label=label, x=x, y=y) for label, (x, y) in zip(molecule.symbols, places, strict=True)]
+    nodes = [wire.Node(label=label, x=x, y=y) for label, (x, y) in zip(_labels(molecule), places, strict=True)]
     edges = [wire.Edge(start=first, end=second, order=ORDERS[kind]) for first, second, kind in molecule.bonds.tolist()]
     return wire.Graph(smiles=to_smiles(molecule), nodes=nodes, edges=edges)
+
+
+def _labels(molecule: "Molecule") -> list[str]:
+    """Each atom as a formula writes it, with its hydrogens and charge: NH₂, O⁻. Carbons are corners, plain "C"."""
+    labels = []
+    for symbol, (_, charge, hydrogens, _) in zip(molecule.symbols, molecule.atoms.tolist(), strict=True):
+        if symbol == "C" and not charge and len(molecule) > 1:
+            labels.append(symbol)
+            continue
+        count = str(hydrogens).translate(SUBSCRIPTS) if hydrogens > 1 else ""
+        sign = ("⁺" if charge > 0 else "⁻") * abs(charge)
+        labels.append(symbol + ("H" + count if hydrogens else "") + sign)
+    return labels
