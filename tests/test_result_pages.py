@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
         ("bench_stability", "page", "stability"),
         ("bench_streaming", "page", "streaming"),
         ("bench_streams", "page", "streams"),
+        ("report_large", "page", "large"),
     ],
 )
 def test_a_page_is_made_of_its_record(monkeypatch, script, function, name):
