@@ -1,5 +1,6 @@
 """The video tokenizer: the contract, streaming, padding, files."""
 
+import resource
 import tracemalloc
 from fractions import Fraction
 from pathlib import Path
@@ -170,6 +171,30 @@ def test_odd_sides_are_written(tmp_path):
     pytest.importorskip("av", reason="pip install 'anyglot[video]' to test video files")
     write_clip(moving_square(3, 31), 8, tmp_path / "odd.mp4")
     assert read_clip(tmp_path / "odd.mp4", 0, 0, 10**6, 10).shape == (3, 32, 32, 3)
+
+
+@pytest.mark.parametrize("ending", ["mp4", "webm", "gif"])
+def test_a_clip_may_be_just_as_large_as_is_allowed(tmp_path, ending):
+    pytest.importorskip("av", reason="pip install 'anyglot[video]' to test video files")
+    clip = np.full((5, 32, 32, 3), 90, np.uint8)
+    write_clip(clip, 10, tmp_path / f"clip.{ending}")
+    back = read_clip(tmp_path / f"clip.{ending}", 10, 0, 32 * 32, 5)
+    assert back.shape == clip.shape
+    assert np.abs(back.astype(int) - clip).max() < 10
+    for limits in ((32 * 32 - 1, 5), (32 * 32, 4)):
+        with pytest.raises(MediaError, match="more than"):
+            read_clip(tmp_path / f"clip.{ending}", 10, 0, *limits)
+
+
+def test_no_frame_is_decoded_that_claims_to_be_huge(tmp_path):
+    pytest.importorskip("av", reason="pip install 'anyglot[video]' to test video files")
+    (tmp_path / "huge.gif").write_bytes(
+        b"GIF89a" + b"\xff" * 4 + b"\0" * 3 + b"," + b"\0" * 4 + b"\xff" * 4 + b"\0" * 50
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(MediaError):
+        read_clip(tmp_path / "huge.gif", 10, 0, 10**6, 5)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 2**10  # KiB
 
 
 def test_files_that_are_no_clip_are_named(tmp_path):

@@ -137,6 +137,8 @@ async def _chunks(service: Service, asked: Asked, body: schema.ChatRequest) -> A
     begun: set[int] = set()
     async with aclosing(service.write(asked)) as written:
         async for index, found in written:
+            if isinstance(found, MediaChunk) and found.modality != "speech":
+                continue  # a player takes whole films
             delta = await _delta(service, found)
             if index not in begun:
                 begun.add(index)
@@ -158,8 +160,6 @@ async def _delta(service: Service, found: Event | Tokens) -> dict[str, Any]:
             own = {"event": "span_start", "index": found.index, "modality": found.modality, "grid": list(found.grid)}
         case MediaChunk():
             own = {"event": "media_chunk", "index": found.index, "modality": found.modality}
-            if found.modality != "speech":  # a player takes whole films
-                return {"anyglot": own}
             own |= {"sample_rate": found.rate, "pcm16": base64.b64encode(replies.pcm16(found.data)).decode("ascii")}
         case MediaReady():
             part = await service.decode(partial(replies.content_part, service.model, found.part))
