@@ -176,11 +176,11 @@ def test_odd_sides_are_written(tmp_path):
 @pytest.mark.parametrize("ending", ["mp4", "webm", "gif"])
 def test_a_clip_may_be_just_as_large_as_is_allowed(tmp_path, ending):
     pytest.importorskip("av", reason="pip install 'anyglot[video]' to test video files")
-    clip = np.full((5, 32, 32, 3), 90, np.uint8)
+    clip = moving_square(5)
     write_clip(clip, 10, tmp_path / f"clip.{ending}")
     back = read_clip(tmp_path / f"clip.{ending}", 10, 0, 32 * 32, 5)
     assert back.shape == clip.shape
-    assert np.abs(back.astype(int) - clip).max() < 10
+    assert np.abs(back.astype(int) - clip).mean() < 6
     for limits in ((32 * 32 - 1, 5), (32 * 32, 4)):
         with pytest.raises(MediaError, match="more than"):
             read_clip(tmp_path / f"clip.{ending}", 10, 0, *limits)
