@@ -8,17 +8,18 @@ from anyglot.errors import AnyglotError
 from anyglot.eval.records import Records, flat
 from anyglot.eval.scores import Difference, difference
 
-MAY_DIFFER = ("out", "checkpoint")  # settings and fingerprints that are what a comparison is about
+MAY_DIFFER = ("out", "checkpoint", "model.checkpoint")  # settings and fingerprints that are what a comparison is about
 
 
 @dataclass(frozen=True)
 class Comparison:
     """differences: of figures that were measured item by item, on the items that both have. values: the others, before
-    and after. only: figures that one of the two alone has. unlike: what else differs, before and after; differences
-    may come from it."""
+    and after. failed: how many items of a figure could not be measured, before and after. only: figures that one of the
+    two alone has. unlike: what else differs, before and after; differences may come from it."""
 
     differences: dict[str, Difference]
     values: dict[str, tuple[float, float]]
+    failed: dict[str, tuple[int, int]]
     only: list[str]
     unlike: dict[str, tuple[Any, Any]]
 
@@ -45,7 +46,8 @@ def compare(before: Records, after: Records) -> Comparison:
             pair = one_side.get(key), other_side.get(key)
             if key not in MAY_DIFFER and pair[0] != pair[1]:
                 unlike[key] = pair
-    return Comparison(dict(sorted(differences.items())), values, sorted(only), unlike)
+    failed = {name: (len(before.scores[name].failed), len(after.scores[name].failed)) for name in differences}
+    return Comparison(dict(sorted(differences.items())), values, failed, sorted(only), unlike)
 
 
 def show(before: Path, after: Path) -> None:
@@ -55,16 +57,22 @@ def show(before: Path, after: Path) -> None:
 
     found = compare(Records.load(before), Records.load(after))
     console = Console()
-    table = Table("figure", "before", "after", "difference", "95 % interval", "items", title=f"{before} -> {after}")
+    table = Table(
+        "figure", "before", "after", "difference", "95 % interval", "items", "failed", title=f"{before} -> {after}"
+    )
     for name, one in found.differences.items():
         interval = "" if one.interval is None else f"{one.interval[0]:+.4g} to {one.interval[1]:+.4g}"
         style = "bold" if one.certain else None
         cells = (name, f"{one.before:.4g}", f"{one.after:.4g}", f"{one.value:+.4g}", interval, str(one.items))
-        table.add_row(*cells, style=style)
+        failed = " and ".join(map(str, found.failed[name])) if any(found.failed[name]) else ""
+        table.add_row(*cells, failed, style=style)
     for name, (value, other) in found.values.items():
-        table.add_row(name, f"{value:.4g}", f"{other:.4g}", f"{other - value:+.4g}", "", "")
+        table.add_row(name, f"{value:.4g}", f"{other:.4g}", f"{other - value:+.4g}", "", "", "")
     console.print(table)
-    console.print("Bold: the interval leaves out 0. Figures without one are not measured item by item.")
+    console.print(
+        "Bold: the interval leaves out 0, of ten items or more. Figures without one are not measured item by item. "
+        "Items that failed in either are in no difference."
+    )
     for key, (value, other) in found.unlike.items():
         console.print(f"Not alike: {key}: {value} and {other}", style="yellow", markup=False)
     if found.only:

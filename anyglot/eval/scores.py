@@ -1,5 +1,6 @@
 """A figure that is measured item by item, so that it can be given an interval and held against another."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 
 LEVEL = 0.95  # of intervals
 RESAMPLES = 2000
+FEWEST = 10  # items from which on a difference may be called certain: a bootstrap of fewer is too sure of itself
 
 SCALES: dict[str, Callable[[Any], Any]] = {  # what is made of the ratio
     "": lambda ratio: ratio,
@@ -63,14 +65,14 @@ class Difference:
 
     @property
     def certain(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+        """Whether the interval leaves out 0, of ten items or more."""
+        return self.items >= FEWEST and self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
 
 def difference(before: Score, after: Score, seed: int = 0) -> Difference | None:
     """What changed on the items that both scores have, by a paired bootstrap; None if they share none."""
-    places = {name: place for place, name in enumerate(after.ids)}
-    pairs = [(place, places[name]) for place, name in enumerate(before.ids) if name in places]
+    places = {key: place for place, key in enumerate(_keys(after.ids))}
+    pairs = [(place, places[key]) for place, key in enumerate(_keys(before.ids)) if key in places]
     columns = [
         np.array([values[pair[side]] for pair in pairs], dtype=np.float64)
         for side, score in enumerate((before, after))
@@ -86,6 +88,16 @@ def difference(before: Score, after: Score, seed: int = 0) -> Difference | None:
 
     first, second = (float(scale(a.sum() / b.sum())) for a, b in ((up, down), (up_after, down_after)))
     return Difference(first, second, _interval(columns, changed, seed), len(pairs))
+
+
+def _keys(ids: Sequence[str]) -> list[tuple[str, int]]:
+    """Each id with how many of its kind stand before it: documents may share one."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for name in ids:
+        keys.append((name, seen[name]))
+        seen[name] += 1
+    return keys
 
 
 def _interval(

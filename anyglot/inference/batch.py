@@ -49,6 +49,8 @@ def generate(
             for found in read(piece):
                 if isinstance(found, Problem):
                     fail(found.where, found.reason)
+                elif not _question(found):
+                    fail(found.where, "a chat without a question")
                 else:
                     yield found
 

@@ -63,18 +63,23 @@ def newest(directory: Path, world: int, zero_stage: int) -> Checkpoint | None:
     others = f"delete {path} to go on from {paths[-2].name}" if len(paths) > 1 else f"delete {path} to start again"
     try:
         description = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
+        if description["format"] != FORMAT:
+            raise MismatchError(
+                f"{path} has format {description['format']}, this Anyglot reads {FORMAT}; use the other"
+            )
         state, files = RunState(**description["state"]), dict(description["files"])
+        saved_world, saved_stage = int(description["world"]), int(description["zero_stage"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AnyglotError(f"{path / 'checkpoint.json'}: damaged ({type(error).__name__}); {others}") from error
     for name, digest in files.items():
         if not (path / name).is_file() or hash_of(path / name) != digest:
             raise AnyglotError(f"{path / name}: damaged or missing; {others}")
-    if description["zero_stage"] != zero_stage:
+    if saved_stage != zero_stage:
         raise MismatchError(
-            f"{path} was saved at ZeRO stage {description['zero_stage']}, the run asks for {zero_stage}; "
-            f"set engine.zero_stage={description['zero_stage']} to go on"
+            f"{path} was saved at ZeRO stage {saved_stage}, the run asks for {zero_stage}; "
+            f"set engine.zero_stage={saved_stage} to go on"
         )
-    universal = description["world"] != world and zero_stage > 0
+    universal = saved_world != world and zero_stage > 0
     if universal:
         _to_universal(path)
     return Checkpoint(path, state, universal)

@@ -63,9 +63,10 @@ class CheckpointWriter:
         self.wait()
         final = self.directory / f"step-{state.step:08d}"
         partial = self.directory / f".{final.name}.partial"
-        if self.rank == 0:
-            partial.mkdir(parents=True)
-        dist.barrier()
+        try:
+            self._together(lambda: partial.mkdir(parents=True) if self.rank == 0 else None)
+        except AnyglotError as error:
+            raise _unwritten(final, error) from error
         with self._copied(engine) as files:
             engine.save_checkpoint(str(partial), tag=TAG, client_state={}, save_latest=False)
         description = {"format": FORMAT, "world": self.world, "zero_stage": engine.zero_optimization_stage()}
@@ -126,9 +127,7 @@ class CheckpointWriter:
         except AnyglotError as error:
             if self.rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
-            raise AnyglotError(
-                f"{final} could not be written: {error}; the same command goes on from the checkpoint before"
-            ) from error
+            raise _unwritten(final, error) from error
 
     def _name(self, partial: Path, final: Path, description: dict[str, Any]) -> None:
         """Make a checkpoint whose files are there a whole one, and delete those that are too old."""
@@ -152,6 +151,10 @@ class CheckpointWriter:
             if failure:
                 raise AnyglotError(failure)
         return [result for result, _ in results]
+
+
+def _unwritten(final: Path, error: AnyglotError) -> AnyglotError:
+    return AnyglotError(f"{final} could not be written: {error}; the same command goes on from the checkpoint before")
 
 
 def _write(files: list[tuple[Any, str]], write: Callable[[Any, str], Any]) -> None:

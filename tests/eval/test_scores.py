@@ -46,6 +46,12 @@ def test_a_difference_is_of_the_items_that_both_have():
     same = difference(before, before)
     assert (same.value, same.interval, same.certain) == (0.0, (0.0, 0.0), False)
     assert difference(before, Score.mean(["other"], [1.0])) is None
+    twice = Score.mean(["a", "a", "b"], [0.0, 1.0, 1.0])  # ids need not be unique
+    assert difference(twice, twice).items == 3
+    assert difference(twice, twice).value == 0
+    few = difference(Score.mean(NAMES[:9], [0.0] * 9), Score.mean(NAMES[:9], [1.0] * 9))
+    assert few.interval == (1.0, 1.0)
+    assert not few.certain
 
 
 def test_pairing_finds_what_two_intervals_would_hide():

@@ -131,6 +131,13 @@ def test_what_cannot_be_answered_is_named_and_costs_no_other(bundle, folder, cap
     assert "prompts.jsonl:4" in said[2]
 
 
+def test_a_chat_without_a_question_is_named(bundle, folder, capsys):
+    documents = [{"id": "answered", "messages": CHAT[1:]}, {"id": "asked", "messages": CHAT}]
+    code, replies = answer(bundle, folder, documents)
+    assert (code, list(replies)) == (2, ["asked"])
+    assert "prompts.jsonl:1: a chat without a question" in capsys.readouterr().err
+
+
 def test_codes_that_stand_for_nothing_are_kept(bundle, folder, monkeypatch):
     def refuse(*_):
         raise MediaError("no such picture")
