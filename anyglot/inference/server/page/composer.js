@@ -137,14 +137,21 @@ export class Composer {
       this.tell("");
       this.microphone.classList.remove("recording");
       setIcon(this.microphone, "microphone", "Record");
-      await this.attach([await end()]);
+      try {
+        await this.attach([await end()]);
+      } catch (error) {
+        this.tell(`No recording: ${error.message}`); // too short to be decoded
+      }
       return;
     }
+    this.microphone.disabled = true; // a second click while the browser asks would begin a second recording
     try {
       this.endRecording = await record();
     } catch (error) {
       this.tell(`No recording: ${error.message}`);
       return;
+    } finally {
+      this.microphone.disabled = false;
     }
     const began = performance.now();
     const tick = () => this.tell(`Recording ${clock((performance.now() - began) / 1000)}`);

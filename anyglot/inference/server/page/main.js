@@ -21,6 +21,11 @@ const conversation = new Conversation(find("#log"), (running) => composer.busy(r
 
 const composer = new Composer(find("#composer"), {
   ready() {
+    if (!model) {
+      composer.tell("No answer from the server yet; trying again. Send once more.");
+      meet();
+      return false;
+    }
     if (settings.valid()) return true;
     find("#settings").showPopover();
     settings.form.reportValidity();
@@ -41,6 +46,7 @@ async function meet() {
     model = served.id;
     find("#model").textContent = model;
     offer(served.modalities);
+    composer.tell("");
   } catch (error) {
     composer.tell(error.message);
   }
