@@ -7,7 +7,7 @@ from tests.inference.browsing import FLAGS, chromium
 def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)")
     with sync_api.sync_playwright() as playwright:
-        sync_api.expect.set_options(timeout=10_000)
+        sync_api.expect.set_options(timeout=30_000)
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         yield browser
         browser.close()

@@ -77,7 +77,7 @@ def test_text_and_pictures_and_items_are_shown(chat):
 
 
 def test_a_medium_that_is_being_written_is_announced(chat):
-    wait = [event("span_start", index=0, modality="image", grid=[4, 8]), 1.0]
+    wait = [event("span_start", index=0, modality="image", grid=[4, 8]), 3.0]
     chat.begin("draw", *wait, *span(0, "image", stand_in.image_part())[1:], *end())
     chat.expect(chat.page.locator(".reply .frame.image[aria-busy]")).to_contain_text(re.compile("4 . 8"))
     chat.expect(chat.page.locator(".reply img")).to_be_visible()
@@ -98,7 +98,7 @@ def test_speech_is_heard_while_it_is_written(chat):
     ]
     opening = event("span_start", index=0, modality="speech", grid=[])
     ready = event("media_ready", index=0, modality="speech", part=stand_in.speech_part(samples))
-    chat.begin("say it", opening, chunks[0], 0.4, *chunks[1:], 0.4, ready, *end())
+    chat.begin("say it", opening, chunks[0], 2.0, *chunks[1:], 1.0, ready, *end())
     chat.until(".reply .frame.speech", "e => Number(e.dataset.scheduled) > 0")
     assert chat.attribute(".reply audio", "audio => audio.src") == ""  # heard before it is whole
     chat.expect(chat.page.locator(".reply .frame.speech")).to_have_attribute("data-scheduled", str(len(samples)))
@@ -325,8 +325,7 @@ def test_files_that_are_nothing_are_refused_by_name(chat):
 
 def test_the_microphone_becomes_a_wav(chat):
     chat.page.get_by_role("button", name="Record").click()
-    chat.expect(chat.page.locator(".notice")).to_contain_text("Recording 0:0")
-    chat.page.wait_for_timeout(700)
+    chat.expect(chat.page.locator(".notice")).to_contain_text("Recording 0:01")
     chat.page.get_by_role("button", name="End the recording").click()
     chat.expect(chat.page.locator(".attached")).to_have_count(1)
     chat.send("listen", *text("a beep"), *end())
@@ -335,20 +334,20 @@ def test_the_microphone_becomes_a_wav(chat):
     with wave.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as sound:
         assert sound.getnchannels() == 1
         assert sound.getsampwidth() == 2
-        assert 0.3 < sound.getnframes() / sound.getframerate() < 5
+        assert 0.3 < sound.getnframes() / sound.getframerate() < 30
         assert max(abs(byte - 128) for byte in sound.readframes(10**6)[1::2]) > 1  # not silent
 
 
 @pytest.mark.parametrize("how", ["button", "key"])
 def test_a_reply_can_be_stopped(chat, how):
-    chat.begin("count", *text("one "), *(item for _ in range(100) for item in (0.1, *text("more "))), *end())
+    chat.begin("count", *text("one "), *(item for _ in range(600) for item in (0.1, *text("more "))), *end())
     chat.expect(chat.page.locator(".reply p.text")).to_contain_text("one more")
     chat.message.fill("next")
     chat.message.press("Enter")  # does not cut the reply off
     assert len(chat.server.requests) == 1
     chat.page.get_by_role("button", name="Stop").click() if how == "button" else chat.page.keyboard.press("Escape")
     chat.expect(chat.page.locator(".reply footer")).to_contain_text("stopped")
-    assert chat.server.left.wait(10)
+    assert chat.server.left.wait(30)
     chat.send("next", *text("ok"), *end())
     assert chat.server.requests[1]["messages"][1]["content"][0]["text"].startswith("one more")
 

@@ -116,10 +116,11 @@ def running(model, engine, key="", **settings):
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
+        assert not thread.is_alive()  # or its engine would go on beside other tests
 
 
-def until(condition, seconds=10.0):
+def until(condition, seconds=30.0):
     """Wait for something that another thread brings about."""
     end = time.monotonic() + seconds
     while not condition():

@@ -5,7 +5,6 @@ import io
 import json
 import resource
 import socket
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -287,10 +286,10 @@ def test_broken_json_is_refused(shared, body):
     ids=["messages", "parts", "keys", "sampling", "joints"],
 )
 def test_millions_of_mistakes_cost_one(shared, body):
-    began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of client and server
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of client and server
     response = httpx.post(f"{shared}/v1/chat/completions", content=body, headers={"content-type": "application/json"})
-    assert response.status_code == 400
-    assert time.process_time() - began < 5
+    assert response.status_code in (400, 413)
+    assert len(response.text) < 1000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600 * 2**10  # KiB
 
 
@@ -321,11 +320,14 @@ def test_media_of_requests_become_codes(model, address, engine):
 
 def test_a_client_that_leaves_frees_its_place(model, engine):
     engine.hold.set()
-    body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "n": 2}
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with running(model, engine) as address:
         for stream in (False, True):
-            with pytest.raises(httpx.ReadTimeout):
-                httpx.post(f"{address}/v1/chat/completions", json={**body, "stream": stream}, timeout=0.2)
+            body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "n": 2, "stream": stream}
+            content = json.dumps(body)
+            with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=20) as connection:
+                connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n{content}".encode())
+                until(lambda: engine.running == 2)
             until(lambda: not engine.busy)
         assert engine.cancelled == [0, 1, 2, 3]
         assert httpx.get(f"{address}/metrics").text.count('route="/v1/chat/completions"') > 0
@@ -337,6 +339,7 @@ def test_a_client_that_leaves_in_the_middle_frees_its_place(model):
         body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "stream": True}
         with httpx.stream("POST", f"{address}/v1/chat/completions", json=body) as response:
             next(response.iter_lines())
+            endless.hold.set()  # or it could be through before the server hears that nobody listens
         until(lambda: not endless.busy)
         assert endless.cancelled == [0]
 
@@ -390,7 +393,7 @@ def test_two_hundred_at_once_and_none_lost(model):
 
 
 def test_who_says_nothing_is_hung_up_on(model, engine):
-    with running(model, engine, limits=Limits(header_seconds=0.3)) as address:
+    with running(model, engine, limits=Limits(header_seconds=1.0)) as address:
         port = int(address.rpartition(":")[2])
         for said in (b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "):
             with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
@@ -403,9 +406,13 @@ def test_who_says_nothing_is_hung_up_on(model, engine):
 
 def test_a_request_that_takes_longer_than_its_headers_may_is_not_hung_up_on(model, engine):
     engine.hold.set()
-    with running(model, engine, limits=Limits(header_seconds=0.2)) as address:
-        threading.Timer(0.8, engine.hold.clear).start()
-        assert ask(address).status_code == 200
+    limits = Limits(header_seconds=1.0)
+    with running(model, engine, limits=limits) as address, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask, address)
+        until(lambda: engine.running == 1)
+        time.sleep(1.5 * limits.header_seconds)
+        engine.hold.clear()
+        assert asked.result().status_code == 200
 
 
 def test_huge_headers_and_bodies_are_refused_by_a_real_server(model, engine):
