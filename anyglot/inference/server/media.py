@@ -174,11 +174,41 @@ def _file(data: bytes, tokenizer: ModalityTokenizer, _limits: Limits) -> Medium:
     return tokenizer.read(data)
 
 
+def _motion_file(data: bytes, tokenizer: ModalityTokenizer, limits: Limits) -> Medium:
+    """Features of a .bvh or .npy file. A .bvh is measured first: a joint without channels costs it nothing."""
+    from anyglot.tokenizers.skeletons.bvh import measure_bvh
+
+    joints, frames = measure_bvh(data) if data.lstrip().startswith(b"HIERARCHY") else (0, 0)
+    _check_motion(frames, joints, limits)
+    motion: np.ndarray = tokenizer.read(data)
+    _check_motion(len(motion), 0, limits)
+    return motion
+
+
+def _graph_file(data: bytes, tokenizer: ModalityTokenizer, limits: Limits) -> Medium:
+    """The molecule of a .smi file: a line of SMILES, maybe with a name behind a blank or tab."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MediaError("graph: not a text file with SMILES; export the molecule again") from error
+    return _graph(wire.Graph(smiles=text.strip().replace("\t", " ")), tokenizer, limits)
+
+
 FILES: dict[str, Callable[[bytes, ModalityTokenizer, Limits], Medium]] = {
     "image": _image,
     "speech": _sound,
     "video": _video,
+    "motion": _motion_file,
+    "graph": _graph_file,
 }
+
+
+def _check_motion(frames: int, joints: int, limits: Limits) -> None:
+    if frames > limits.motion_frames or joints > limits.motion_joints:
+        raise MediaError(
+            f"motion: {frames} frames of {joints} joints, more than motion_frames={limits.motion_frames} or "
+            f"motion_joints={limits.motion_joints}"
+        )
 
 
 def _motion(motion: wire.Motion, tokenizer: ModalityTokenizer, limits: Limits) -> np.ndarray:
@@ -189,11 +219,7 @@ def _motion(motion: wire.Motion, tokenizer: ModalityTokenizer, limits: Limits) -
     assert isinstance(tokenizer, MotionTokenizer)
     frames = motion.joints if motion.features is None else motion.features
     longest = max(map(len, frames), default=0)
-    if len(frames) > limits.motion_frames or (motion.features is None and longest > limits.motion_joints):
-        raise MediaError(
-            f"motion: {len(frames)} frames of {longest} joints, more than motion_frames={limits.motion_frames} or "
-            f"motion_joints={limits.motion_joints}"
-        )
+    _check_motion(len(frames), longest if motion.features is None else 0, limits)
     if motion.fps != tokenizer.config.fps:
         raise MediaError(f"motion: {motion.fps:g} frames a second; this model's motions have {tokenizer.config.fps:g}")
     if not frames or any(len(frame) != longest for frame in frames):

@@ -5,7 +5,9 @@ limbs ("End Site") are joints that have no channels. The root's place is its pos
 has none. Lengths are the file's: `unit` is how many metres one is.
 """
 
+import io
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,9 @@ POSITIONS = tuple(f"{axis}position" for axis in AXES)
 ROTATIONS = tuple(f"{axis}rotation" for axis in AXES)
 DIGITS = 6  # after the point, in written files
 SHORTEST = 1e-6  # seconds that a frame may take
+MOST_JOINTS = 4096  # of a file, ends of limbs among them
+MOST_POSES = 2**24  # joints x frames: 1.2 GB of rotations
+LONGEST_NAME = 256  # characters of a joint's name, which its ends repeat
 
 
 @dataclass
@@ -54,6 +59,19 @@ def read_bvh(source: str | Path | bytes, unit: float = 1.0) -> tuple[Animation, 
         raise MediaError(f"{name}: not a whole BVH file ({error}); export it again") from error
 
 
+def measure_bvh(data: bytes) -> tuple[int, int]:
+    """How many joints a file has, ends of limbs among them, and how many frames it claims; its numbers are not read.
+
+    Raises MediaError.
+    """
+    try:
+        hierarchy, *motion = split_file(data.decode("utf-8"))
+        joints = len(parse_hierarchy(hierarchy).channels)
+        return joints, _timing(_lines("".join(motion)))[0]
+    except (ValueError, IndexError) as error:
+        raise MediaError(f"not a whole BVH file ({error}); export it again") from error
+
+
 def split_file(text: str) -> list[str]:
     """What stands before the line MOTION, and what after it, if there is one; joints may have it in their names."""
     return re.split(r"^[ \t]*MOTION\b", text, maxsplit=1, flags=re.MULTILINE)
@@ -61,12 +79,13 @@ def split_file(text: str) -> list[str]:
 
 def parse_hierarchy(text: str) -> Hierarchy:
     """The part of a file from HIERARCHY on. Raises MediaError."""
-    words = iter(text.split())
+    words = (found[0] for found in re.finditer(r"\S+", text))
     names: list[str] = []
     parents: list[int] = []
     offsets: list[list[float]] = []
     channels: list[list[str]] = []
     open_joints: list[int] = []
+    ends: set[int] = set()
     try:
         if next(words) != "HIERARCHY":
             raise MediaError("it does not begin with HIERARCHY")
@@ -74,9 +93,17 @@ def parse_hierarchy(text: str) -> Hierarchy:
             if word in ("ROOT", "JOINT", "End"):
                 if word == "ROOT" and names:
                     raise MediaError("two roots")
-                end = next(words)  # "Site" where a limb ends
+                if len(names) == MOST_JOINTS:
+                    raise MediaError(f"more than {MOST_JOINTS} joints")
+                name = next(words)  # "Site" where a limb ends
+                if len(name) > LONGEST_NAME:
+                    raise MediaError(f"a joint's name has {len(name)} characters, more than {LONGEST_NAME}")
                 parents.append(open_joints[-1] if open_joints else -1)
-                names.append(f"{names[parents[-1]]} end" if word == "End" else end)
+                if parents[-1] in ends:
+                    raise MediaError(f"something hangs on {names[parents[-1]]!r}, where a limb ends")
+                if word == "End":
+                    ends.add(len(names))
+                names.append(f"{names[parents[-1]]} end" if word == "End" else name)
                 offsets.append([0.0, 0.0, 0.0])
                 channels.append([])
             elif word == "{":
@@ -158,21 +185,35 @@ def _depth_first(parents: list[int]) -> list[int]:
     return found
 
 
+def _lines(body: str) -> Iterator[str]:
+    return (line for line in io.StringIO(body, newline=None) if line.strip())
+
+
+def _timing(lines: Iterator[str]) -> tuple[int, float]:
+    """How many frames are promised, and how many seconds each takes: the first two lines after MOTION."""
+    count, time = (next(lines, "").split(maxsplit=3) for _ in range(2))
+    if count[:1] != ["Frames:"] or time[:2] != ["Frame", "Time:"]:
+        raise MediaError("no 'Frames:' and 'Frame Time:' after MOTION")
+    return int(count[1]), float(time[2])
+
+
 def _animation(hierarchy: Hierarchy, body: str, unit: float) -> Animation:
     """What follows MOTION."""
-    lines = [line.split() for line in body.splitlines() if line.strip()]
-    if len(lines) < 2 or lines[0][0] != "Frames:" or lines[1][:2] != ["Frame", "Time:"]:
-        raise MediaError("no 'Frames:' and 'Frame Time:' after MOTION")
-    frames, seconds = int(lines[0][1]), float(lines[1][2])
+    lines = _lines(body)
+    frames, seconds = _timing(lines)
     if not SHORTEST <= seconds < np.inf:
         raise MediaError(f"a frame takes {seconds} seconds")
+    if frames * len(hierarchy.channels) > MOST_POSES:
+        raise MediaError(
+            f"{frames} frames of {len(hierarchy.channels)} joints, together more than {MOST_POSES}; cut it"
+        )
     width = sum(len(channels) for channels in hierarchy.channels)
-    numbers = [word for line in lines[2:] for word in line]
     if not width:
         raise MediaError("no joint has channels")
+    numbers = np.fromiter((float(word) for line in lines for word in line.split()), dtype=np.float64)
     if frames < 1 or len(numbers) < frames * width or len(numbers) % width:
         raise MediaError(f"{frames} frames of {width} numbers are promised, {len(numbers)} numbers are there")
-    values = np.array(numbers, dtype=np.float64).reshape(-1, width)[:frames]  # some exporters write one more
+    values = numbers.reshape(-1, width)[:frames]  # some exporters write one more
     if not np.isfinite(values).all():
         raise MediaError("NaN or infinity in its motion")
     skeleton = hierarchy.skeleton

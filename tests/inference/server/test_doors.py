@@ -1,0 +1,101 @@
+"""Ways around the limits that were found once: each is tried here, and refused."""
+
+import base64
+import json
+
+import pytest
+
+from anyglot.config import typed
+from anyglot.errors import MediaError
+from anyglot.inference.server import wire
+from anyglot.inference.server.config import Limits
+from anyglot.inference.server.media import part_of
+from anyglot.inference.server.schema import ChatMessage
+from anyglot.tokenizers import molecules
+from anyglot.tokenizers.motion import MotionConfig, MotionTokenizer
+from tests.inference.server.test_media import peak_mib
+
+LIMITS = Limits()
+TURNS = "CHANNELS 3 Zrotation Xrotation Yrotation"
+ROOT = f"HIERARCHY\nROOT hips {{ OFFSET 0 0 0 {TURNS} "
+MOTION = "MOTION\nFrames: {}\nFrame Time: 0.05\n"
+
+
+class Molecules:
+    """Stands in for a molecule tokenizer that takes any."""
+
+    def read(self, data):
+        return molecules.read(data)
+
+
+def file_part(modality, data):
+    return {"type": "file", "file": {"modality": modality, "data": base64.b64encode(data).decode()}}
+
+
+def decoded(part, tokenizers, limits=LIMITS):
+    message = {"role": "user", "content": [part]}
+    (found,) = ChatMessage.model_validate_json(json.dumps(message)).content
+    assert not isinstance(found, str | wire.TextPart)
+    return part_of(found, tokenizers, limits).data
+
+
+@pytest.fixture(scope="module")
+def motions():
+    network = {"width": 8, "halvings": 1, "blocks": 0}
+    mapping = {"network": network, "dim": 4, "quantizer": {"type": "vq", "size": 8, "kmeans_init": False}}
+    hierarchy = ROOT + "End Site { OFFSET 0 1 0 } }\n"
+    return {"motion": MotionTokenizer(typed(MotionConfig, {**mapping, "features": 11, "hierarchy": hierarchy})).eval()}
+
+
+def bvh(inner="End Site { OFFSET 0 1 0 }", frames=3, rows=None):
+    numbers = "0 0 0\n" * (frames if rows is None else rows)
+    return f"{ROOT}{inner} }}\n{MOTION.format(frames)}{numbers}".encode()
+
+
+def joints(places, frames=1):
+    return {"type": "motion", "motion": {"fps": 20, "joints": [[[0, 0, 0]] * places] * frames}}
+
+
+def test_motions_within_the_limits_come_in_as_files(motions):
+    assert decoded(file_part("motion", bvh()), motions).shape[1] == 11
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (file_part("motion", bvh("End Site { " * 100_000 + "} " * 100_000)), "where a limb ends"),
+        (file_part("motion", bvh("End Site { JOINT a { OFFSET 0 0 0 } }")), "where a limb ends"),
+        (file_part("motion", bvh("JOINT a { } " * 20_000, 20_000)), "more than 4096 joints"),
+        (file_part("motion", bvh("JOINT a { } " * 4000, 20_000)), "together above|motion_joints=64"),
+        (file_part("motion", bvh("JOINT a { } " * 70)), "motion_joints=64"),
+        (file_part("motion", bvh(frames=5000)), "motion_frames=4096"),
+        (file_part("motion", bvh(frames=10**12, rows=1)), "motion_frames=4096"),
+        (file_part("motion", bvh(f"JOINT {'a' * 1_000_000} {{ {'End Site { } ' * 4000} }}")), "1000000 characters"),
+        (file_part("motion", b"HIERARCHY"), "breaks off"),
+        (file_part("motion", bvh().partition(b"MOTION")[0]), "no 'Frames:'"),
+        (file_part("motion", bvh() + b"\xff"), "not a whole BVH"),
+        (joints(65), "motion_joints=64"),
+        (joints(1, 4097), "motion_frames=4096"),
+    ],
+)
+def test_hostile_motions_are_refused_at_both_doors(motions, part, message):
+    before = peak_mib()
+    with pytest.raises(MediaError, match=message):
+        decoded(part, motions)
+    assert peak_mib() - before < 300
+
+
+@pytest.mark.parametrize("smiles", ["C" * 1001, "C" * 300, "(" * 900, "C\0", "C\nC", "CCO \x1b[2J"])
+@pytest.mark.parametrize("door", ["graph", "file"])
+def test_hostile_graphs_are_refused_at_both_doors(door, smiles):
+    pytest.importorskip("rdkit", reason="pip install 'anyglot[graph]' to test molecules")
+    part = file_part("graph", smiles.encode()) if door == "file" else {"type": "graph", "graph": {"smiles": smiles}}
+    with pytest.raises(MediaError):
+        decoded(part, {"graph": Molecules()})
+
+
+def test_graphs_come_in_as_files():
+    pytest.importorskip("rdkit", reason="pip install 'anyglot[graph]' to test molecules")
+    assert len(decoded(file_part("graph", b"CCO\tethanol\n"), {"graph": Molecules()})) == 3
+    with pytest.raises(MediaError, match="not a text file"):
+        decoded(file_part("graph", b"\xff"), {"graph": Molecules()})
