@@ -115,9 +115,10 @@ class ItemTokenizer(TokenizerModule):
     def catalogue(self) -> list[Item]:
         """The items that it knows, in the order of `table`."""
         if len(self._catalogue) != len(self.embeddings):
-            self._catalogue = [Item(*pair) for pair in json.loads(bytes(self.names.cpu().tolist()))]
-            self._place = {item.id: index for index, item in enumerate(self._catalogue)}
+            items = [Item(*pair) for pair in json.loads(bytes(self.names.cpu().tolist()))]
+            self._place = {item.id: index for index, item in enumerate(items)}
             self._of = buckets(self.table)
+            self._catalogue = items  # last: another thread that finds it finds the others, too
         return self._catalogue
 
     @property
