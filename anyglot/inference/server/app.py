@@ -33,7 +33,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {  # what any route may answer, for 
         403: "another host or site",
         404: "no such model",
         408: "the body did not arrive in time",
-        413: "more than body_bytes",
+        413: "more than body_bytes or values",
         429: "too many answers are being written",
         431: "more than header_bytes",
         503: "the engine has failed, or memory is full",

@@ -15,9 +15,9 @@ SHORTEST_KEY = 16  # characters
 class Limits:
     """Whatever exceeds one of these is refused with a 4xx or 503 status before it costs anything.
 
-    Of a request: body_bytes, body_seconds (that its body may take to arrive), header_bytes, header_seconds,
-    request_seconds (that the answer may take), characters (of all its text), parts (of all its messages), n (answers
-    to one prompt), max_tokens (of one answer).
+    Of a request: body_bytes, body_seconds (that its body may take to arrive), values (commas and brackets of its JSON,
+    which is read while all others wait), header_bytes, header_seconds, request_seconds (that the answer may take),
+    characters (of all its text), parts (of all its messages), n (answers to one prompt), max_tokens (of one answer).
     Of all requests together: connections; requests (answers being written or waiting); held_bytes (bodies in memory);
     readers (threads that decode media).
     Of one medium, whatever a tokenizer would take: media_bytes (of its file); image_side, image_pixels (also of
@@ -28,6 +28,7 @@ class Limits:
 
     body_bytes: int = 16 * 2**20
     body_seconds: float = 60.0
+    values: int = 2 * 2**20
     header_bytes: int = 16 * 2**10
     header_seconds: float = 10.0
     request_seconds: float = 600.0

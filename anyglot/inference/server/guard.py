@@ -62,9 +62,11 @@ class Guard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            self._admit(Headers(scope=scope))
+            headers = Headers(scope=scope)
+            self._admit(headers)
             async with self._body(receive) as body:
                 if body is not None:
+                    self._check_values(headers, body)
                     await self.app(scope, _replayed(body, receive), send)
         except _Refused as refused:
             await refusal(*refused.args)(scope, receive, send)
@@ -109,6 +111,12 @@ class Guard:
             yield None if message["type"] == "http.disconnect" else body
         finally:
             self._held -= size
+
+    def _check_values(self, headers: Headers, body: bytes) -> None:
+        """Raise _Refused for more values than may be parsed. Files come as multipart, whose parts have a limit."""
+        parsed = not headers.get("content-type", "").lower().startswith("multipart/")
+        if parsed and sum(map(body.count, (b",", b"[", b"{", b"&"))) > self._limits.values:
+            raise _Refused(413, f"the body has more than values={self._limits.values} commas and brackets")
 
     def _too_large(self) -> _Refused:
         return _Refused(413, f"the body has more than body_bytes={self._limits.body_bytes}", CLOSE)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from anyglot.inference.server.wire import ContentParts, Few, Name, Strict, Text
+from anyglot.inference.server.wire import MOST_KEYS, ContentParts, Few, Name, Strict, Text
 
 Seed = Annotated[int, Field(ge=0, lt=2**62)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
@@ -67,7 +67,7 @@ class ChatRequest(Strict):
 
     model: Name
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
-    modalities: Annotated[list[Name], Field(min_length=1, fail_fast=True)] | None = None
+    modalities: Annotated[list[Name], Field(min_length=1, max_length=MOST_KEYS, fail_fast=True)] | None = None
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     temperature: Scale | None = None

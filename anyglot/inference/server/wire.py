@@ -23,6 +23,7 @@ Name = Annotated[Text, Field(max_length=256)]
 
 
 MOST_KEYS = 64  # of an object, and of a mapping from modalities
+MOST_NODES = 4096  # of a drawn molecule
 
 
 def _few(value: T) -> T:
@@ -131,8 +132,8 @@ class Graph(Strict):
     """smiles: the molecule. nodes, edges: how a reply draws it; in requests they are not looked at."""
 
     smiles: Text
-    nodes: Annotated[list[Node], Field(fail_fast=True)] | None = None
-    edges: Annotated[list[Edge], Field(fail_fast=True)] | None = None
+    nodes: Annotated[list[Node], Field(max_length=MOST_NODES, fail_fast=True)] | None = None
+    edges: Annotated[list[Edge], Field(max_length=2 * MOST_NODES, fail_fast=True)] | None = None
 
 
 class GraphPart(Strict):

@@ -4,15 +4,17 @@ import base64
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from anyglot.config import typed
 from anyglot.errors import MediaError
 from anyglot.inference.server import wire
 from anyglot.inference.server.config import Limits
 from anyglot.inference.server.media import part_of
-from anyglot.inference.server.schema import ChatMessage
+from anyglot.inference.server.schema import ChatMessage, ChatRequest
 from anyglot.tokenizers import molecules
 from anyglot.tokenizers.motion import MotionConfig, MotionTokenizer
+from tests.inference.server.test_guard import HOST, call, guarded
 from tests.inference.server.test_media import peak_mib
 
 LIMITS = Limits()
@@ -26,6 +28,10 @@ class Molecules:
 
     def read(self, data):
         return molecules.read(data)
+
+
+def chat(**more):
+    return json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "x"}], **more}).encode()
 
 
 def file_part(modality, data):
@@ -99,3 +105,34 @@ def test_graphs_come_in_as_files():
     assert len(decoded(file_part("graph", b"CCO\tethanol\n"), {"graph": Molecules()})) == 3
     with pytest.raises(MediaError, match="not a text file"):
         decoded(file_part("graph", b"\xff"), {"graph": Molecules()})
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x+json", "application/x-www-form-urlencoded", ""])
+@pytest.mark.parametrize("value", [b",", b"[", b"{", b"&"])
+def test_bodies_of_too_many_values_are_not_parsed(kind, value):
+    headers = [HOST, ("content-type", kind)] if kind else [HOST]
+    assert call(guarded(values=100), headers, [value * 100])[0] == 200
+    status, _, body, _ = call(guarded(values=100), headers, [value * 60, value * 41])
+    assert status == 413
+    assert b"values=100" in body
+
+
+def test_bytes_of_files_are_no_values():
+    assert (
+        call(guarded(values=100), [HOST, ("content-type", "Multipart/form-data; boundary=x")], [b"," * 101])[0] == 200
+    )
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"modalities": ["text"] * 65},
+        {"messages": [{"role": "user", "content": [{"type": "graph", "graph": {"smiles": "C", "nodes": [
+            {"label": "C", "x": 0.0, "y": 0.0}] * 4097}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "graph", "graph": {"smiles": "C", "edges": [
+            {"from": 0, "to": 0, "order": 1.0}] * 8193}}]}]},
+    ],
+)  # fmt: skip
+def test_lists_that_are_not_looked_at_are_short(more):
+    with pytest.raises(ValidationError, match="too_long"):
+        ChatRequest.model_validate_json(chat(**more))
