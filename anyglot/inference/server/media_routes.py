@@ -26,6 +26,7 @@ from anyglot.lm.vocabulary import TEXT
 routes = APIRouter()
 
 NOTHING = "the model wrote {} codes that stand for nothing; ask again with another seed"
+FIELDS = ("file", "model", "response_format", "temperature", "stream")  # of a transcription
 AUDIO_TYPES = {"wav": "audio/wav", "flac": "audio/flac", "pcm": "audio/pcm"}
 
 
@@ -77,6 +78,7 @@ async def transcriptions(
     stream: Annotated[Literal["false"], Form()] = "false",
 ) -> Response:
     """The words of a sound."""
+    await _check_fields(request)
     check_model(service, model)
     data = await file.read()
 
@@ -90,6 +92,14 @@ async def transcriptions(
     if response_format == "text":
         return PlainTextResponse(text)
     return as_json(schema.Transcription(text=text))
+
+
+async def _check_fields(request: Request) -> None:
+    """Raise AnyglotError for a field that would be ignored: one that is not known, or that comes twice."""
+    names = [name for name, _ in (await request.form()).multi_items()]
+    for name in names:
+        if name not in FIELDS or names.count(name) > 1:
+            raise AnyglotError(f"field {name[:40]!r} is not known, or is there twice; send only: {', '.join(FIELDS)}")
 
 
 async def _answers(service: Service, asked: Asked, request: Request) -> list[Reply]:
