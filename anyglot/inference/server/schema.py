@@ -3,11 +3,11 @@
 A key that is not known is refused, as is any value of a known one that would be ignored.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from anyglot.inference.server.wire import MOST_KEYS, ContentParts, Few, Name, Strict, Text
+from anyglot.inference.server.wire import MOST_KEYS, AudioPart, ContentParts, Few, Name, Strict, Text
 
 Seed = Annotated[int, Field(ge=0, lt=2**62)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
@@ -16,15 +16,36 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Nought = Annotated[float, Field(ge=0, le=0)]
 
 
+class ReplyAudio(Strict):
+    """OpenAI's, for the first sound of a reply. data: base64 of `format`; transcript: the reply's text."""
+
+    id: str
+    data: str
+    expires_at: int
+    transcript: str
+
+
 class ChatMessage(Strict):
-    """One turn. The keys that are always null are what OpenAI's clients send back with a reply."""
+    """One turn. The keys that are always null are what OpenAI's clients send back with a reply.
+
+    audio: of a reply, whose content has the same sound as a part.
+    """
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | ContentParts
+    audio: ReplyAudio | None = None
     refusal: None = None
     annotations: None = None
     function_call: None = None
     tool_calls: None = None
+
+    @model_validator(mode="after")
+    def _audio_is_in_the_content(self) -> Self:
+        parts = [] if isinstance(self.content, str) else self.content
+        sounds = [part.audio_url.url for part in parts if isinstance(part, AudioPart)]
+        if self.audio and self.audio.data not in [sound.partition(",")[2] for sound in sounds]:
+            raise ValueError("audio counts only as a part of content, too; send it as an audio_url or input_audio part")
+        return self
 
 
 class Sampling(Strict):
@@ -85,15 +106,6 @@ class ChatRequest(Strict):
     logprobs: Literal[False] | None = None
     stop: None = None
     tools: None = None
-
-
-class ReplyAudio(Strict):
-    """OpenAI's, for the first sound of a reply. data: base64 of `format`; transcript: the reply's text."""
-
-    id: str
-    data: str
-    expires_at: int
-    transcript: str
 
 
 class ReplyMessage(Strict):

@@ -3,6 +3,7 @@
 import base64
 import json
 
+import httpx
 import pytest
 from pydantic import ValidationError
 
@@ -14,6 +15,7 @@ from anyglot.inference.server.media import part_of
 from anyglot.inference.server.schema import ChatMessage, ChatRequest
 from anyglot.tokenizers import molecules
 from anyglot.tokenizers.motion import MotionConfig, MotionTokenizer
+from tests.inference.server.serving import ScriptedEngine, ask, running, script_of, wav
 from tests.inference.server.test_guard import HOST, call, guarded
 from tests.inference.server.test_media import peak_mib
 
@@ -136,3 +138,35 @@ def test_bytes_of_files_are_no_values():
 def test_lists_that_are_not_looked_at_are_short(more):
     with pytest.raises(ValidationError, match="too_long"):
         ChatRequest.model_validate_json(chat(**more))
+
+
+@pytest.fixture(scope="module")
+def address(model):
+    with running(model, ScriptedEngine(script_of(model))) as address:
+        yield address
+
+
+def test_a_reply_with_audio_can_be_sent_back_as_it_came(address):
+    spoken = ask(address, anyglot={"to": "speech"}).json()["choices"][0]["message"]
+    assert spoken["audio"]["data"]
+
+    def again(message):
+        return httpx.post(f"{address}/v1/chat/completions", json={"model": "tiny", "messages": [message]})
+
+    assert again(spoken).status_code == 200
+    for content in ("words alone", [{"type": "text", "text": "words alone"}], []):
+        response = again({**spoken, "content": content})
+        assert response.status_code == 400
+        assert "audio counts only as a part" in response.json()["error"]["message"]
+    assert again({**spoken, "audio": {"id": spoken["audio"]["id"]}}).status_code == 400  # nothing is kept
+
+
+@pytest.mark.parametrize("more", [{"language": "en"}, {"prompt": "x"}, {"temperature": ["0", "1"]}])
+def test_fields_of_forms_that_would_be_ignored_are_refused(address, more):
+    def post(form):
+        return httpx.post(f"{address}/v1/audio/transcriptions", files={"file": ("a.wav", wav())}, data=form)
+
+    assert post({"model": "tiny", "temperature": "0"}).status_code == 200
+    response = post({"model": "tiny", **more})
+    assert response.status_code == 400
+    assert next(iter(more)) in response.json()["error"]["message"]
