@@ -3,15 +3,16 @@
 Every route goes through `Service.write`.
 """
 
+import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
-import anyio
 import numpy as np
 
 from anyglot.data.documents import Message, Part
@@ -74,13 +75,16 @@ class Service:
 
     def start(self) -> None:
         """Begin to serve."""
-        self._readers = anyio.CapacityLimiter(self.config.limits.readers)  # of requests
-        self._decoders = anyio.CapacityLimiter(self.config.limits.readers)  # of answers, which uploads must not hold up
+        # A thread is the place: who leaves does not make room for others while his work goes on.
+        self._readers = ThreadPoolExecutor(self.config.limits.readers, "reader")  # of requests
+        self._decoders = ThreadPoolExecutor(self.config.limits.readers, "decoder")  # of answers; uploads don't delay it
         self.worker.start()
 
     async def stop(self) -> None:
         """Give up what is being written."""
         await self.worker.stop()
+        for threads in (self._readers, self._decoders):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -121,11 +125,11 @@ class Service:
 
     async def read(self, work: Callable[[], T]) -> T:
         """Do work of a request in a thread, with not too many others."""
-        return await anyio.to_thread.run_sync(work, limiter=self._readers)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
     async def decode(self, work: Callable[[], T]) -> T:
         """Do work of an answer in a thread, with not too many others."""
-        return await anyio.to_thread.run_sync(work, limiter=self._decoders)
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 
     def sampling(self, modality: str) -> SamplingConfig:
         """The server's settings of a modality."""

@@ -1,7 +1,10 @@
 """Ways around the limits that were found once: each is tried here, and refused."""
 
+import asyncio
 import base64
 import json
+import threading
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -10,9 +13,10 @@ from pydantic import ValidationError
 from anyglot.config import typed
 from anyglot.errors import MediaError
 from anyglot.inference.server import wire
-from anyglot.inference.server.config import Limits
+from anyglot.inference.server.config import Limits, ServeConfig
 from anyglot.inference.server.media import part_of
 from anyglot.inference.server.schema import ChatMessage, ChatRequest
+from anyglot.inference.server.service import Service
 from anyglot.tokenizers import molecules
 from anyglot.tokenizers.motion import MotionConfig, MotionTokenizer
 from tests.inference.server.serving import ScriptedEngine, ask, running, script_of, wav
@@ -170,3 +174,35 @@ def test_fields_of_forms_that_would_be_ignored_are_refused(address, more):
     response = post({"model": "tiny", **more})
     assert response.status_code == 400
     assert next(iter(more)) in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("kind", ["read", "decode"])
+def test_clients_that_leave_make_no_room_while_their_work_goes_on(model, kind):
+    config = ServeConfig(limits=replace(LIMITS, readers=1))
+    begun, done = [], threading.Event()
+
+    def work():
+        begun.append(threading.get_ident())
+        done.wait(20)
+
+    async def leave():
+        service = Service(model, ScriptedEngine(script_of(model)), config, "tiny")
+        service.start()
+        clients = [asyncio.create_task(getattr(service, kind)(work)) for _ in range(5)]
+        while not begun:
+            await asyncio.sleep(0.001)
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+        last = asyncio.create_task(getattr(service, kind)(lambda: len(begun)))
+        await asyncio.sleep(0.1)
+        assert len(begun) == 1
+        assert not last.done()
+        done.set()
+        assert await last == 1  # and the work of those who left while they waited is not done at all
+        await service.stop()
+
+    try:
+        asyncio.run(asyncio.wait_for(leave(), 30))
+    finally:
+        done.set()
