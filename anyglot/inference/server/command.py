@@ -45,7 +45,7 @@ def make_server(app: ASGIApp, config: ServeConfig) -> uvicorn.Server:
     limits = config.limits
 
     class Protocol(_Impatient):
-        seconds = limits.header_seconds
+        seconds, most = limits.header_seconds, limits.connections
 
     return uvicorn.Server(
         uvicorn.Config(
@@ -67,13 +67,20 @@ def make_server(app: ASGIApp, config: ServeConfig) -> uvicorn.Server:
 
 
 class _Impatient(H11Protocol):
-    """Hangs up on whoever does not say within `seconds` what he wants, or wants next."""
+    """Hangs up on whoever does not say within `seconds` what he wants, or wants next, and on all beyond the `most`.
+
+    uvicorn's own limit looks at a connection only when a request has come over it.
+    """
 
     seconds: float
+    most: int
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait()
+        if len(self.connections) > self.most:
+            transport.abort()
+        else:
+            self._wait()
 
     def on_response_complete(self) -> None:
         answered = self.cycle

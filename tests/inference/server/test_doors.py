@@ -3,7 +3,9 @@
 import asyncio
 import base64
 import json
+import socket
 import threading
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 import httpx
@@ -19,7 +21,7 @@ from anyglot.inference.server.schema import ChatMessage, ChatRequest
 from anyglot.inference.server.service import Service
 from anyglot.tokenizers import molecules
 from anyglot.tokenizers.motion import MotionConfig, MotionTokenizer
-from tests.inference.server.serving import ScriptedEngine, ask, running, script_of, wav
+from tests.inference.server.serving import ScriptedEngine, ask, running, script_of, until, wav
 from tests.inference.server.test_guard import HOST, call, guarded
 from tests.inference.server.test_media import peak_mib
 
@@ -206,3 +208,16 @@ def test_clients_that_leave_make_no_room_while_their_work_goes_on(model, kind):
         asyncio.run(asyncio.wait_for(leave(), 30))
     finally:
         done.set()
+
+
+def test_connections_that_say_nothing_are_counted(model):
+    limits = replace(LIMITS, connections=3)
+    with running(model, ScriptedEngine(script_of(model)), limits=limits) as address, ExitStack() as stack:
+        place = ("127.0.0.1", int(address.rpartition(":")[2]))
+        silent = [stack.enter_context(socket.create_connection(place)) for _ in range(3)]
+        with socket.create_connection(place, timeout=10) as late, suppress(ConnectionError):  # or without a reset
+            late.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+            assert late.recv(1) == b"", "it was let in"
+        for connection in silent:
+            connection.close()
+        until(lambda: httpx.get(f"{address}/health").status_code == 200)
