@@ -13,6 +13,8 @@ from anyglot.inference.server.errors import ClientGone, body_of, status_of
 
 T = TypeVar("T")
 
+LAST_SECONDS = 10.0  # that the end of a reply may wait for a client that reads slowly
+
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """The work's result; if the client leaves first, the work is cancelled.
@@ -55,16 +57,23 @@ class Streamed(Response):
             await while_connected(receive, self._send(send))
 
     async def _send(self, send: Send) -> None:
-        async with asyncio.timeout(self._seconds), aclosing(self._pieces) as pieces:
-            first = await anext(pieces)
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            try:
+        begun = False
+        try:
+            async with asyncio.timeout(self._seconds), aclosing(self._pieces) as pieces:
+                first = await anext(pieces)
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                begun = True
                 await send({"type": "http.response.body", "body": first, "more_body": True})
                 async for piece in pieces:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
-            except Exception as error:  # too late for a status
-                await send({"type": "http.response.body", "body": self.broken(error), "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except Exception as error:
+            if not begun:
+                raise
+            last = self.broken(error)  # too late for a status
+        else:
+            last = b""
+        async with asyncio.timeout(LAST_SECONDS):
+            await send({"type": "http.response.body", "body": last, "more_body": False})
 
     def broken(self, error: Exception) -> bytes:
         """What ends a reply in whose middle something went wrong."""
