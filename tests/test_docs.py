@@ -10,6 +10,7 @@ import pytest
 
 from anyglot import cli
 from anyglot.config import load_mapping, typed
+from tests.test_cli import VERBS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -38,20 +39,6 @@ SCHEMAS = {  # what the verbs make of a config, by its `stage` or `kind`
     "tokenize": "anyglot.data.sources:TokenizeConfig",
 }
 PLACEHOLDERS = {"CONFIG", "CORPUS"}
-VERBS = (
-    "fetch",
-    "train",
-    "plan",
-    "tokenize",
-    "generate",
-    "chat",
-    "serve",
-    "extend",
-    "eval",
-    "inspect",
-    "doctor",
-    "systems",
-)
 
 
 def visible(page: Path) -> str:
