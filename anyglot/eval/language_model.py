@@ -26,9 +26,9 @@ from anyglot.eval.bits import bits_per_code
 from anyglot.eval.checks import Checks
 from anyglot.eval.documents import load_documents, part_of, parts_of, spread
 from anyglot.eval.records import Records, fingerprint_of
+from anyglot.eval.samples import write_samples
 from anyglot.eval.scores import Score
-from anyglot.files import write_json
-from anyglot.inference.anyglot import Anyglot, media_of
+from anyglot.inference.anyglot import Anyglot
 from anyglot.inference.decode import Request
 from anyglot.inference.sampling import SamplingConfig
 from anyglot.lm.depth import DepthTransformer
@@ -61,8 +61,9 @@ class LanguageModelEval:
     out: folder for metrics.json, samples.json, log.jsonl (progress) and the media.
     names: documents asked about, seen and held-out ones each (0: all).
     untrained: how many seen documents of each set are also asked of the same model with random weights.
-    shuffled: checkpoint of a model trained on pictures with the captions of others. keep: samples of each direction
-    written as files. sampling: per modality. free: documents begun from nothing, to see what it writes of itself.
+    shuffled: checkpoint of a model trained on pictures with the captions of others. keep: answers of each direction
+    written as files, the first ones; half as many of the best, and of the worst. sampling: per modality.
+    free: documents begun from nothing, to see what it writes of itself.
     """
 
     kind: str
@@ -168,7 +169,7 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
                 answers = ask(random, some, source, target, config, partial(progress.advance, "untrained"))
                 figures = checks.judge(target, answers)
                 records.scores |= _named(f"lm.{source}_to_{target}", figures, "untrained")
-    _write_samples(model, directions, config.keep, out)
+    write_samples(model, directions, records.scores, config.keep, out)
     records.save(out)
     return records.metrics
 
@@ -274,39 +275,6 @@ def untrained(model: Anyglot, config: LanguageModelEval) -> Anyglot:
         trained = model.decoder.depth
         depth = trained and DepthTransformer(trained.config, trained.hidden, trained.levels).to(model.decoder.head)
     return Anyglot(random, model.vocabulary, model.text, model.tokenizers, config.sampling, depth)
-
-
-def _write_samples(model: Anyglot, directions: dict[str, list[Answer]], keep: int, out: Path) -> None:
-    """Write samples.json and the media that the first answers of each direction are."""
-    listed: dict[str, list[dict[str, Any]]] = {}
-    for direction, answers in directions.items():
-        source, target = direction.split(".")[0].split("_to_")
-        listed[direction] = []
-        for number, answer in enumerate(answers[:keep]):
-            made = answer.part(target)
-            listed[direction].append(
-                {
-                    "id": answer.document.id,
-                    "prompt": _written(model, _part(answer.document, source), out, f"{direction}-{number}-prompt"),
-                    "answer": _written(model, made, out, f"{direction}-{number}-answer") if made else None,
-                    "wanted": _written(model, _part(answer.document, target), out, f"{direction}-{number}-wanted"),
-                    "note": answer.note,
-                    "right": answer.right,
-                }
-            )
-    write_json(out / "samples.json", listed)
-
-
-def _written(model: Anyglot, part: Part, out: Path, name: str) -> dict[str, str]:
-    """A part as JSON: its text, or a file in `out/media`."""
-    if part.type == TEXT:
-        return {"type": TEXT, "text": part.text or ""}
-    tokenizer = model.tokenizers[part.type]
-    media = media_of(tokenizer, part)
-    path = out / "media" / f"{name}{tokenizer.preview_suffix}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer.preview(media, path)
-    return {"type": part.type, "path": str(path.relative_to(out))}
 
 
 def _part(document: Document, modality: str) -> Part:

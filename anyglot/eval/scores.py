@@ -71,8 +71,8 @@ class Difference:
 
 def difference(before: Score, after: Score, seed: int = 0) -> Difference | None:
     """What changed on the items that both scores have, by a paired bootstrap; None if they share none."""
-    places = {key: place for place, key in enumerate(_keys(after.ids))}
-    pairs = [(place, places[key]) for place, key in enumerate(_keys(before.ids)) if key in places]
+    places = {key: place for place, key in enumerate(keys(after.ids))}
+    pairs = [(place, places[key]) for place, key in enumerate(keys(before.ids)) if key in places]
     columns = [
         np.array([values[pair[side]] for pair in pairs], dtype=np.float64)
         for side, score in enumerate((before, after))
@@ -90,14 +90,14 @@ def difference(before: Score, after: Score, seed: int = 0) -> Difference | None:
     return Difference(first, second, _interval(columns, changed, seed), len(pairs))
 
 
-def _keys(ids: Sequence[str]) -> list[tuple[str, int]]:
-    """Each id with how many of its kind stand before it: documents may share one."""
+def keys(ids: Sequence[str]) -> list[tuple[str, int]]:
+    """Each id with how many of its kind stand before it, so that every item has a name: documents may share an id."""
     seen: Counter[str] = Counter()
-    keys = []
+    found = []
     for name in ids:
-        keys.append((name, seen[name]))
+        found.append((name, seen[name]))
         seen[name] += 1
-    return keys
+    return found
 
 
 def _interval(
