@@ -79,16 +79,17 @@ def steps_of(minutes: float, out: Path) -> list[Step]:
 
     def fetch(corpus: str, folder: str, title: str, done: str, *settings: str) -> Step:
         words = ["fetch", corpus, "--out", str(out / folder), *settings]
-        return Step(folder, f"fetch {title}", words, out / folder / done, out / folder)
+        return Step(folder, title, words, out / folder / done, out / folder)
 
     tokens = ["tokenize", "demo/tokenize", *elsewhere]
     measure = ["eval", "demo/eval_tokenizers", *elsewhere, f"items={2 * asked}"]
     ask = ["eval", "demo/eval_lm", *elsewhere, f"names={asked}"]
     return [
-        fetch("demo", "data", "pictures, speech and text", "corpus.json", f"spoken={spoken}", f"paired={paired}"),
-        fetch("moves", "moves", "filmed movements", "moves.jsonl", "side=32", *few),
-        fetch("molecules", "molecules", "molecules and their names", "molecules.json", f"most={molecules}"),
-        fetch("movielens", "movielens", "films that people rated", "movielens.json"),
+        fetch("demo", "data", "fetch pictures, speech and text", "corpus.json", f"spoken={spoken}", f"paired={paired}"),
+        fetch("moves", "moves", "fetch filmed movements", "moves.jsonl", "side=32", *few),
+        fetch("molecules", "molecules", "fetch molecules and their names", "molecules.json", f"most={molecules}"),
+        fetch("movielens", "movielens", "fetch films that people rated", "movielens.json"),
+        fetch("conversations", "conversations", "write conversations about these", "conversations.json", *elsewhere),
         *(train(name) for name in MEDIA),
         train("text"),
         Step("tokens", "tokenize everything", tokens, out / "tokens" / "manifest.json", out / "tokens"),
