@@ -3,8 +3,9 @@
     python scripts/demo.py --minutes 40 --out runs/demo
 
 Fetches emoji, speech, text, filmed movements, molecules and films that people rated; trains a tokenizer for each of
-seven modalities; tokenizes; pretrains a small language model with DeepSpeed; generates in every direction; writes
-metrics.json and report.html. A finished step is not repeated, an interrupted one goes on where it was.
+seven modalities; tokenizes; pretrains a small language model with DeepSpeed; generates in every direction and holds
+conversations; writes metrics.json and report.html. A finished step is not repeated, an interrupted one goes on where
+it was.
 """
 
 import argparse
@@ -84,6 +85,7 @@ def steps_of(minutes: float, out: Path) -> list[Step]:
     tokens = ["tokenize", "demo/tokenize", *elsewhere]
     measure = ["eval", "demo/eval_tokenizers", *elsewhere, f"items={2 * asked}"]
     ask = ["eval", "demo/eval_lm", *elsewhere, f"names={asked}"]
+    talk = ["eval", "demo/eval_chat", *elsewhere, f"conversations={asked}"]
     return [
         fetch("demo", "data", "fetch pictures, speech and text", "corpus.json", f"spoken={spoken}", f"paired={paired}"),
         fetch("moves", "moves", "fetch filmed movements", "moves.jsonl", "side=32", *few),
@@ -97,6 +99,7 @@ def steps_of(minutes: float, out: Path) -> list[Step]:
         train("lm_shuffled"),
         Step("eval_tokenizers", "measure the tokenizers", measure, out / "eval" / "tokenizers" / "metrics.json"),
         Step("eval_lm", "generate in every direction", ask, out / "eval" / "lm" / "metrics.json", out / "eval" / "lm"),
+        Step("eval_chat", "hold conversations", talk, out / "eval" / "chat" / "metrics.json", out / "eval" / "chat"),
     ]
 
 
@@ -116,6 +119,7 @@ def main() -> None:
                 run(step, steps, arguments.out, live)
     report = write_report(arguments.out, [(step.title, step.command) for step in steps], arguments.minutes)
     console.print(f"\nDone. Open [bold]{report}[/]; all figures are in {arguments.out / 'metrics.json'}.")
+    console.print(f"Talk to the model in a browser: [bold]anyglot serve {arguments.out / 'lm'}[/]", highlight=False)
 
 
 def run(step: Step, steps: list[Step], out: Path, live: Live) -> None:

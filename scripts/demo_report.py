@@ -40,6 +40,7 @@ JUDGED = {  # modality -> the figure that says how much of what was written is r
 def write_report(out: Path, steps: list[tuple[str, str]], minutes: float) -> Path:
     """Write metrics.json, report.json and report.html of a finished demo in `out`; steps are (title, command)."""
     metrics = read(out / "eval/tokenizers/metrics.json") | read(out / "eval/lm/metrics.json")
+    metrics |= read(out / "eval/chat/metrics.json")
     metrics |= training_figures(out)
     seconds = {path.stem: float(path.read_text()) for path in sorted((out / "logs").glob("*.seconds"))}
     metrics |= {f"seconds.{name}": value for name, value in seconds.items()} | {"seconds.total": sum(seconds.values())}
@@ -270,7 +271,23 @@ def sections() -> list[Section]:
             ),
         ],
     )
-    return [image, speech, video, motion, graph, items, model]
+    chat = Section(
+        "Conversations",
+        [
+            Figure("conversation.right_turn_1", "first turns answered rightly"),
+            *(
+                Figure(
+                    f"conversation.right_turn_{number}",
+                    f"turns number {number} answered rightly",
+                    baselines={"with nothing said before": f"conversation.right_turn_{number}_alone"},
+                )
+                for number in (2, 3)
+            ),
+            *(Figure(f"conversation.modality_turn_{n}", f"turns number {n} in the right modality") for n in (1, 2, 3)),
+            Figure("conversation.right_throughout", "conversations answered rightly from first to last"),
+        ],
+    )
+    return [image, speech, video, motion, graph, items, model, chat]
 
 
 def stages() -> list[Stage]:

@@ -29,6 +29,7 @@ SCHEMAS = {  # what the verbs make of a config, by its `stage` or `kind`
     "tokenizers": "anyglot.eval.tokenizers:TokenizersEval",
     "language_model": "anyglot.eval.language_model:LanguageModelEval",
     "recommendation": "anyglot.eval.recommendation:RecommendationEval",
+    "conversation": "anyglot.eval.conversation:ConversationEval",
     "harness": "anyglot.eval.harness:HarnessEval",
     "geneval": "anyglot.eval.benchmarks.geneval:GenEval",
     "coco_captions": "anyglot.eval.benchmarks.coco_captions:CocoCaptions",

@@ -24,6 +24,7 @@ BY_FOLDER["corpora/molecules"] = ("anyglot.data.corpora.molecules", "MoleculesCo
 BY_FOLDER["corpora/actions"] = ("anyglot.data.corpora.actions", "ActionsCorpus")
 BY_FOLDER["corpora/movielens"] = ("anyglot.data.corpora.movielens", "MovieLensCorpus")
 BY_FOLDER["corpora/smollm2"] = ("anyglot.data.corpora.smollm2", "SmolLM2Weights")
+BY_FOLDER["corpora/conversations"] = ("anyglot.data.corpora.conversations", "ConversationsCorpus")
 BY_FOLDER["corpora/recorded"] = ("anyglot.data.corpora.recorded", "RecordedCorpus")
 SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot tokenize`
     "tokenizer": ("anyglot.train.tokenizer", "TokenizerConfig"),
@@ -40,6 +41,7 @@ SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot to
     "tokenizers": ("anyglot.eval.tokenizers", "TokenizersEval"),
     "language_model": ("anyglot.eval.language_model", "LanguageModelEval"),
     "recommendation": ("anyglot.eval.recommendation", "RecommendationEval"),
+    "conversation": ("anyglot.eval.conversation", "ConversationEval"),
     "harness": ("anyglot.eval.harness", "HarnessEval"),
     "geneval": ("anyglot.eval.benchmarks.geneval", "GenEval"),
     "coco_captions": ("anyglot.eval.benchmarks.coco_captions", "CocoCaptions"),

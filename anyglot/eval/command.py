@@ -7,7 +7,7 @@ from typing import Any
 from anyglot.errors import AnyglotError, ConfigError
 from anyglot.eval.records import Records
 
-OWN = ("tokenizers", "language_model", "recommendation", "harness")  # modules of anyglot.eval
+OWN = ("tokenizers", "language_model", "conversation", "recommendation", "harness")  # modules of anyglot.eval
 BENCHMARKS = ("geneval", "coco_captions", "librispeech", "vbench", "humanml3d", "cycle")  # of anyglot.eval.benchmarks
 KINDS = dict.fromkeys(OWN, "anyglot.eval") | dict.fromkeys(BENCHMARKS, "anyglot.eval.benchmarks")
 

@@ -26,6 +26,7 @@ from anyglot.files import write_json, write_text
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "black", "white")
 TASTE = 4  # films that advice is made of: two liked, two rated next
+TRIES = 100  # conversations made for each unseen one that is wanted, at most
 
 
 @dataclass
@@ -95,16 +96,23 @@ def training(world: World, config: ConversationsCorpus) -> Iterator[list[Turn]]:
 
 
 def unseen(world: World, train: Sequence[list[Turn]], config: ConversationsCorpus) -> Iterator[list[Turn]]:
-    """Conversations of three turns or more, of which no training conversation holds three in a row."""
+    """Conversations of three turns or more, of which no training conversation holds three in a row.
+
+    Raises AnyglotError where there is so little to speak of that hardly any is new.
+    """
     known = {three for turns in train for three in _threes(turns)}
     random = Random(f"{config.seed} heldout")
     left = config.heldout
-    while left:
+    for _ in range(TRIES * config.heldout):
         thing, question = random.choice(world.openings)
         turns = world.conversation([ask(thing, question, random)], config.turns, config.tokens, random)
         if len(turns) >= 3 and not known & set(_threes(turns)):
             left -= 1
             yield turns
+        if not left:
+            return
+    if left:
+        raise AnyglotError(f"{left} of {config.heldout} unseen conversations cannot be had; set `heldout` lower")
 
 
 def messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
