@@ -1,10 +1,10 @@
 """A picture of a conversation on the page of `anyglot serve`, held with a real model in a real browser.
 
     anyglot serve runs/demo/lm generate.temperature=0.3
-    python scripts/page_picture.py docs/images/page.png "draw church" "Speech: say church"
+    python scripts/page_picture.py docs/images/page.png
 
-A message may name the modality of its answer before a colon, as the page's buttons call it. Needs Chromium
-($ANYGLOT_CHROMIUM or on the path) and the extra `dev`.
+The messages are those of one conversation; without any, MESSAGES. One may name the modality of its answer before a
+colon, as the page's buttons call it. Needs Chromium ($ANYGLOT_CHROMIUM or on the path) and the extra `dev`.
 """
 
 import argparse
@@ -14,6 +14,16 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+MESSAGES = [
+    "draw church",
+    "and say it",
+    "draw red heart",
+    "now in blue",
+    "show me how to walk",
+    "the molecule menthol, please",
+    "find Star Wars",
+    "what is it about?",
+]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
@@ -21,9 +31,9 @@ def main() -> None:
     """Send the messages one by one, wait for each answer, and take the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="PNG to write")
-    parser.add_argument("messages", nargs="+")
+    parser.add_argument("messages", nargs="*", default=MESSAGES)
     parser.add_argument("--url", default="http://127.0.0.1:8000/")
-    parser.add_argument("--size", default="960x860", help="pixels of the window")
+    parser.add_argument("--size", default="960x2000", help="pixels of the window")
     arguments = parser.parse_args()
     width, height = map(int, arguments.size.split("x"))
     chromium = os.environ.get("ANYGLOT_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
