@@ -15,6 +15,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,6 +26,7 @@ from anyglot.errors import AnyglotError, ConfigError
 from anyglot.files import write_json, write_text
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "black", "white")
+LIMITED = ("names", "molecules", "films")
 TASTE = 4  # films that advice is made of: two liked, two rated next
 TRIES = 100  # conversations made for each unseen one that is wanted, at most
 
@@ -39,9 +41,9 @@ class ConversationsCorpus:
     molecules: str
     films: str
     histories: str
+    most: dict[str, int] = field(default_factory=dict)
     families: list[str] = field(default_factory=list)
     well_known: list[str] = field(default_factory=list)
-    known: int = 100
     rounds: int = 2
     heldout: int = 200
     turns: int = 5
@@ -49,8 +51,10 @@ class ConversationsCorpus:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.known < 1 or self.rounds < 1 or self.heldout < 0 or self.turns < 3:
-            raise ConfigError("known and rounds must be at least 1, heldout at least 0, turns at least 3")
+        if self.rounds < 1 or self.heldout < 0 or self.turns < 3:
+            raise ConfigError("rounds must be at least 1, heldout at least 0, turns at least 3")
+        if wrong := set(self.most) - set(LIMITED):
+            raise ConfigError(f"most: {', '.join(sorted(wrong))} cannot be limited; {', '.join(LIMITED)} can")
 
 
 def run(mapping: dict[str, Any], out: Path, where: str) -> None:
@@ -67,9 +71,9 @@ def run(mapping: dict[str, Any], out: Path, where: str) -> None:
         print(f"{out}: finished before, left as it is", file=sys.stderr)
         return
     record.unlink(missing_ok=True)
-    films = film_things(config, out)
+    films = film_things(config)
     things = [*name_things(config, out), *colour_things(config, out), *move_things(config, out)]
-    things += [*molecule_things(config, out), *films.values()]
+    things += [*molecule_things(config), *films.values()]
     world = World(things, list(tastes(config, films)))
     train = list(training(world, config))
     heldout = list(unseen(World(things, []), train, config))
@@ -123,7 +127,7 @@ def messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
 
 def name_things(config: ConversationsCorpus, out: Path) -> Iterator[Thing]:
     """Names with pictures and recordings."""
-    for document in _documents(config.names):
+    for document in islice(_documents(config.names), config.most.get("names")):
         parts = _parts(document, config.names, out)
         yield Thing("name", parts["text"]["text"], {**parts, "name": parts["text"]})
 
@@ -151,23 +155,21 @@ def move_things(config: ConversationsCorpus, out: Path) -> Iterator[Thing]:
         views[name] += 1
 
 
-def molecule_things(config: ConversationsCorpus, out: Path) -> Iterator[Thing]:
-    """The first molecules, which the language model is to know by heart, and well-known ones where they are there."""
-    for number, document in enumerate(_documents(config.molecules, heldout=True)):
-        parts = _parts(document, config.molecules, out)
-        name = parts["text"]["text"]
-        if document["split"] == "train" and (number < config.known or name in config.well_known):
-            yield Thing("molecule", name, {**parts, "name": parts["text"]})
+def molecule_things(config: ConversationsCorpus) -> Iterator[Thing]:
+    """The first molecules, and well-known ones where they are there."""
+    for number, document in enumerate(_documents(config.molecules)):
+        words, graph = document["parts"]
+        if number < config.most.get("molecules", number + 1) or words["text"] in config.well_known:
+            yield Thing("molecule", words["text"], {"text": words, "graph": graph})
 
 
-def film_things(config: ConversationsCorpus, out: Path) -> dict[str, Thing]:
+def film_things(config: ConversationsCorpus) -> dict[str, Thing]:
     """id -> film, of the first ones. Their text stays whole, their name is the title as it is said."""
     found = {}
-    for number, document in enumerate(_documents(config.films, heldout=True)):
-        if number < config.known and document["split"] == "train":
-            words = document["parts"][0]
-            parts = {"text": words, "item": {"type": "item", "content": document["id"]}}
-            found[document["id"]] = Thing("film", title_of(words["text"]), parts)
+    for document in islice(_documents(config.films), config.most.get("films")):
+        words = document["parts"][0]
+        parts = {"text": words, "item": {"type": "item", "content": document["id"]}}
+        found[document["id"]] = Thing("film", title_of(words["text"]), parts)
     return found
 
 
@@ -202,13 +204,13 @@ def _hash(path: str) -> str:
         raise AnyglotError(f"{path}: cannot be read ({error.strerror}); fetch the corpus that it belongs to") from error
 
 
-def _documents(path: str, heldout: bool = False) -> Iterator[dict[str, Any]]:
-    """The training documents of a file; `heldout`: all of them."""
+def _documents(path: str) -> Iterator[dict[str, Any]]:
+    """The training documents of a file. Raises AnyglotError if there is none."""
     found = False
     with open(path, encoding="utf-8") as file:
         for line in file:
             document = json.loads(line)
-            if heldout or document["split"] == "train":
+            if document["split"] == "train":
                 found = True
                 yield document
     if not found:

@@ -16,10 +16,12 @@ Part = dict[str, Any]  # as documents have it, in JSON
 LENGTHS = {"text": 12, "image": 68, "speech": 100, "video": 300, "motion": 15, "graph": 32, "item": 6}  # tokens, about
 FOLLOW, ALIKE, CHAT = 0.5, 0.65, 0.72  # up to which share of later turns: of the same thing, of one alike, small talk
 ADVISE = 0.1  # share of advice in what is new
+WORDED = 3  # how much oftener things are asked for in words than shown
+PLAINEST = 0.5  # how often a question is asked in the first of its words
 
 
 class Question(NamedTuple):
-    """What can be asked: in any of `words`, with the thing's part `given` ("": none), for its part `answer`."""
+    """What can be asked: in `words`, the plainest first, with the thing's part `given` ("": none), for its `answer`."""
 
     words: tuple[str, ...]
     given: str
@@ -28,15 +30,15 @@ class Question(NamedTuple):
 
 FIRST = {  # what is asked about a thing that was not spoken of
     "name": [
-        Question(("draw {name}", "draw me {name}", "please draw {name}", "a picture of {name}, please"), "", "image"),
-        Question(("say {name}", "please say {name}", "say {name} aloud", "how do you say {name}?"), "", "speech"),
+        Question(("draw {name}", "please draw {name}", "a picture of {name}, please"), "", "image"),
+        Question(("say {name}", "please say {name}", "how do you say {name}?"), "", "speech"),
         Question(("what is this?", "what do you see?", "what is in this picture?"), "image", "text"),
         Question(("what was said?", "what did you hear?", "what is this?"), "speech", "text"),
         Question(("say what this is", "say what you see"), "image", "speech"),
         Question(("draw what you hear", "draw this"), "speech", "image"),
     ],
     "colour": [
-        Question(("draw {name}", "draw me {name}", "please draw {name}", "a picture of {name}, please"), "", "image"),
+        Question(("draw {name}", "please draw {name}", "a picture of {name}, please"), "", "image"),
         Question(("what is this?", "what do you see?", "what is in this picture?"), "image", "text"),
     ],
     "move": [
@@ -134,7 +136,7 @@ class Turn(NamedTuple):
 class World:
     """All that can be spoken of.
 
-    openings: every first question about every thing; those in words twice, as a medium is more to learn than its name.
+    openings: every first question about every thing, those in words several times: media are more to learn than names.
     things: no two of a kind have a name in common. tastes: films in the order in which somebody rated them, four each.
     """
 
@@ -143,7 +145,7 @@ class World:
             (thing, question)
             for thing in things
             for question in FIRST[thing.kind]
-            for _ in range(1 if question.given else 2)
+            for _ in range(1 if question.given else WORDED)
         ]
         self.tastes = [tuple(taste) for taste in tastes]
         self.kinds: dict[str, list[Thing]] = defaultdict(list)
@@ -209,9 +211,11 @@ class World:
 
 def ask(thing: Thing, question: Question, random: Random) -> Turn:
     """A question about a thing, in some of its words, with its answer."""
-    words = text(random.choice(question.words).format(name=thing.name, view=thing.view))
+    plainest, *others = question.words
+    words = plainest if random.random() < PLAINEST else random.choice(others)
     given = [thing.parts[question.given]] if question.given else []
-    return Turn([*given, words], thing.parts[question.answer], thing, question.answer)
+    asked = text(words.format(name=thing.name, view=thing.view))
+    return Turn([*given, asked], thing.parts[question.answer], thing, question.answer)
 
 
 def small_talk(random: Random) -> Turn:

@@ -9,7 +9,7 @@ import pytest
 
 from anyglot.config import load_mapping
 from anyglot.data.corpora import conversations
-from anyglot.data.corpora.dialogue import FIRST, NEXT, SMALL_TALK
+from anyglot.data.corpora.dialogue import FIRST, NEXT, SMALL_TALK, WORDED
 from anyglot.data.readers import Problem, read, slices
 from anyglot.errors import AnyglotError, ConfigError
 
@@ -82,7 +82,7 @@ def world(tmp_path_factory):
 
 
 def build(world, out, *overrides):
-    own = [f"vars.run={world}", "known=9", "heldout=20", *overrides, "corpus=null"]
+    own = [f"vars.run={world}", "most={names: 9, molecules: 2, films: 8}", "heldout=20", *overrides, "corpus=null"]
     conversations.run(load_mapping("corpora/conversations", own), out, "corpora/conversations")
     return out / "conversations.jsonl"
 
@@ -136,7 +136,7 @@ def meant(question, last, known):
     if shown:
         return [name for name, parts in known.items() if shown[0] in parts.values()]
     colour = re.search(r"in (red|green|blue)\b", words)
-    if colour and "seen" not in words:
+    if colour:
         return [f"{colour[1]} heart"]
     named = [name for name in known if re.search(rf"\b{re.escape(name)}\b", words)]
     return [max(named, key=len)] if named else last
@@ -165,7 +165,7 @@ def test_every_answer_is_of_what_its_question_means(chats, world):
             assert content(part) in own, (chat.id, words, last)
             shown = {content(one) for one in question.parts if one.type != "text"}
             assert content(part) not in shown
-            last = [name for name in about if content(part) in known[name].values()]
+            last = [name for name, parts in known.items() if content(part) in parts.values()]
             asked.add(words)
             answered.add(part.type)
     assert answered == {"text", "image", "speech", "video", "motion", "graph", "item"}
@@ -183,7 +183,7 @@ def test_what_a_question_asks_for_is_what_it_says(chats):
     for chat in chats:
         for question, answer in zip(chat.turns[::2], chat.turns[1::2], strict=True):
             words, target = question.parts[-1].text, answer.parts[0].type
-            if words.startswith(("draw me", "please draw", "a picture of")):
+            if words.startswith(("please draw", "a picture of")):
                 assert target == "image"
             if words.startswith(("say", "please say", "and say", "now say")):
                 assert target == "speech"
@@ -209,12 +209,12 @@ def test_every_first_question_about_every_thing_begins_a_conversation(chats, wor
     train = [chat for chat in chats if chat.split == "train"]
     begun = [(content(chat.turns[0].parts[0]), content(chat.turns[1].parts[0])) for chat in train]
     numbers = {"name": 4, "colour": 3, "move": 4, "molecule": 3, "film": 8}
-    openings = sum(number * sum(1 + (not one.given) for one in FIRST[kind]) for kind, number in numbers.items())
-    assert len(train) == 2 * (openings + 2 * (openings // 12))  # with advice and small talk
+    openings = sum(number * sum(1 if one.given else WORDED for one in FIRST[kind]) for kind, number in numbers.items())
+    assert len(train) == 3 * (openings + 2 * (openings // 12))  # with advice and small talk
     for name in NAMES:
         parts = things(world)[name]
         for given, answer in (("image", "text"), ("speech", "text"), ("image", "speech"), ("speech", "image")):
-            assert begun.count((parts[given], parts[answer])) == 2
+            assert begun.count((parts[given], parts[answer])) == 3
     lengths = {len(chat.turns) // 2 for chat in train}
     assert lengths == {1, 2, 3, 4, 5}
 
@@ -258,14 +258,19 @@ def test_the_same_settings_write_the_same_and_a_finished_corpus_is_kept(world):
     assert build(world, world / "first", "seed=1").read_bytes() != again.read_bytes()
 
 
-def test_mistakes_are_told(world, tmp_path):
+def test_mistakes_are_told(world, tmp_path, monkeypatch):
     with pytest.raises(AnyglotError, match="nowhere.jsonl: cannot be read .*fetch the corpus"):
         build(world, tmp_path, "names=nowhere.jsonl")
     with pytest.raises(ConfigError, match="turns at least 3"):
         build(world, tmp_path, "turns=2")
+    with pytest.raises(ConfigError, match="most: moves cannot be limited; names, molecules, films can"):
+        build(world, tmp_path, "most.moves=3")
     (tmp_path / "empty.jsonl").write_text(json.dumps({"id": "a", "split": "heldout", "parts": []}) + "\n")
     with pytest.raises(AnyglotError, match=r"empty.jsonl: no training document"):
         build(world, tmp_path, f"names={tmp_path / 'empty.jsonl'}")
+    with pytest.raises(AnyglotError, match="of 20 unseen conversations cannot be had"):
+        monkeypatch.setattr(conversations, "TRIES", 0)
+        build(world, tmp_path)
 
 
 @pytest.mark.parametrize(
