@@ -268,8 +268,8 @@ def test_mistakes_are_told(world, tmp_path, monkeypatch):
     (tmp_path / "empty.jsonl").write_text(json.dumps({"id": "a", "split": "heldout", "parts": []}) + "\n")
     with pytest.raises(AnyglotError, match=r"empty.jsonl: no training document"):
         build(world, tmp_path, f"names={tmp_path / 'empty.jsonl'}")
+    monkeypatch.setattr(conversations, "TRIES", 0)
     with pytest.raises(AnyglotError, match="of 20 unseen conversations cannot be had"):
-        monkeypatch.setattr(conversations, "TRIES", 0)
         build(world, tmp_path)
 
 
