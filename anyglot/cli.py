@@ -186,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
         _eval,
         "measure tokenizers and models as a config says",
         "anyglot eval demo/eval_lm names=8",
-        "[CONFIG | --compare BEFORE AFTER] [key=value ...]",
+        "[CONFIG | --compare BEFORE AFTER | --report DIR] [key=value ...]",
     )
     evaluate.add_argument("config", nargs="?", default="", metavar="CONFIG", help="a YAML file")
     evaluate.add_argument(
@@ -195,6 +195,9 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar=("BEFORE", "AFTER"),
         help="what changed between two evaluations, item by item: their `out` folders",
+    )
+    evaluate.add_argument(
+        "--report", type=Path, metavar="DIR", help="write the page of a finished evaluation again: its `out` folder"
     )
 
     inspect = verb(
@@ -330,12 +333,17 @@ def _extend(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _eval(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    if bool(arguments.config) == bool(arguments.compare):
-        raise ConfigError("give a config, or --compare with two folders")
+    if [bool(arguments.config), bool(arguments.compare), bool(arguments.report)].count(True) != 1:
+        raise ConfigError("give a config, or --compare with two folders, or --report with one")
     if arguments.compare:
         from anyglot.eval import comparison
 
         comparison.show(*arguments.compare)
+        return
+    if arguments.report:
+        from anyglot.eval import folder_report
+
+        print(folder_report.write(arguments.report))
         return
     from anyglot.config import load_mapping
     from anyglot.eval import command

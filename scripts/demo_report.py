@@ -8,24 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from anyglot.config import load_mapping
-from anyglot.eval.report import (
-    Cell,
-    Comparison,
-    Direction,
-    Figure,
-    Matrix,
-    Pair,
-    Part,
-    Report,
-    Sample,
-    Section,
-    Stage,
-    build,
-)
+from anyglot.eval.directions import Evaluation, comparisons_of, directions_of
+from anyglot.eval.report import Cell, Figure, Matrix, Report, Section, Stage, build
 from anyglot.files import write_json
 from anyglot.train.log import read_log
 
-ARROW = "→"
 JUDGED = {  # modality -> the figure that says how much of what was written is right, and what it means
     "text": ("exact", "written exactly"),
     "image": ("nearest_is_right", "nearest is its own"),
@@ -56,8 +43,9 @@ def write_report(out: Path, steps: list[tuple[str, str]], minutes: float) -> Pat
         matrix=matrix(metrics),
         sections=sections(),
         stages=stages(),
-        comparisons=comparisons(out),
-        directions=directions(out),
+        comparisons=comparisons_of(Evaluation.read(out, "eval/tokenizers")),
+        directions=directions_of(Evaluation.read(out, "eval/lm")),
+        records=["eval/tokenizers", "eval/lm"],
     )
     report.save(out)
     return build(out)
@@ -77,7 +65,8 @@ def matrix(metrics: dict[str, Any]) -> Matrix:
                 f"lm.{source}_to_{target}.{name}" for name in (f"{figure}_seen", f"{figure}_heldout", "span_validity")
             ]
             seen, heldout, validity = (key if key in metrics else "" for key in keys)
-            cells[source][target] = Cell((source, target) in trained, seen, heldout, validity)
+            more = f"lm.{source}_to_{target}.seen" if seen else ""
+            cells[source][target] = Cell((source, target) in trained, seen, heldout, validity, more)
     what = (
         "Of everything the model was asked to write: how much of it is right, for what it was to learn by heart and "
         "for what was held out (of movements: another time under the same words), and how many spans parse and decode. "
@@ -308,45 +297,6 @@ def stages() -> list[Stage]:
             "bits per id on what it never saw",
         ),
     ]
-
-
-def comparisons(out: Path) -> list[Comparison]:
-    """Held-out originals beside what their codes give back."""
-    found = []
-    for modality, samples in read(out / "eval/tokenizers/samples.json").items():
-        pairs = [
-            Pair(
-                s["label"],
-                Part(modality, path=f"eval/tokenizers/{s['original']}"),
-                Part(modality, path=f"eval/tokenizers/{s['decoded']}"),
-            )
-            for s in samples
-        ]
-        found.append(Comparison(f"{modality.capitalize()}, held out", "original, and coded and decoded", pairs))
-    return found
-
-
-def directions(out: Path) -> list[Direction]:
-    """Generations of every direction, of names that were learnt and of held-out ones."""
-    found = []
-    for key, samples in read(out / "eval/lm/samples.json").items():
-        direction, group = key.rsplit(".", 1)
-        source, target = direction.split("_to_")
-        what = "what it was to learn by heart" if group == "seen" else "held out: nobody told it these"
-        if group != "seen" and {source, target} & {"video", "motion"}:
-            what = "held out: another time of a movement that it learnt, under the same words"
-        found.append(Direction(f"{source} {ARROW} {target}, {group}", what, [_sample(sample) for sample in samples]))
-    return found
-
-
-def _sample(value: dict[str, Any]) -> Sample:
-    def parts(part: dict[str, str] | None) -> list[Part]:
-        if part is None:
-            return []
-        path = f"eval/lm/{part['path']}" if "path" in part else ""
-        return [Part(part["type"], part.get("text", ""), path)]
-
-    return Sample(parts(value["prompt"]), parts(value["answer"]), parts(value["wanted"]), value["note"], value["right"])
 
 
 def read(path: Path) -> dict[str, Any]:

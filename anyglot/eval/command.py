@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from anyglot.errors import AnyglotError, ConfigError
+from anyglot.eval.folder_report import write_if_possible
 from anyglot.eval.records import Records
 
 OWN = ("tokenizers", "language_model", "conversation", "recommendation", "harness")  # modules of anyglot.eval
@@ -13,12 +14,13 @@ KINDS = dict.fromkeys(OWN, "anyglot.eval") | dict.fromkeys(BENCHMARKS, "anyglot.
 
 
 def run(mapping: dict[str, Any], where: str) -> None:
-    """Measure, write `<out>/metrics.json`, and print the figures."""
+    """Measure, write `<out>/metrics.json` and `report.html`, and print the figures."""
     kind = mapping.get("kind")
     if kind not in KINDS:
         raise ConfigError(f"{where}: key 'kind' is {kind!r}, must be one of: {', '.join(KINDS)}")
     metrics: dict[str, float] = import_module(f"{KINDS[kind]}.{kind}").run(mapping, where)
-    failed = _failed(Path(str(mapping.get("out", ""))), metrics)
+    out = Path(str(mapping.get("out", "")))
+    failed = _failed(out, metrics)
     if not metrics:
         raise AnyglotError(f"{where}: nothing could be measured; {'; '.join(failed) or 'there was nothing to measure'}")
     from rich.console import Console
@@ -31,6 +33,7 @@ def run(mapping: dict[str, Any], where: str) -> None:
     console.print(table)
     for line in failed:
         console.print(line, style="yellow", markup=False)
+    console.print(write_if_possible(out), markup=False, soft_wrap=True)
 
 
 def _failed(out: Path, metrics: dict[str, float]) -> list[str]:

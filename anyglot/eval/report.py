@@ -1,29 +1,28 @@
 """One self-contained HTML page about a run: curves, reconstructions, generations, figures beside their bars.
 
 A run's script fills a `Report`, saves it as `report.json` beside `metrics.json` (figures under flat names) and
-calls `build`. All paths are relative to the run's folder. The page needs no network: media are inside.
+calls `build`; an evaluation's page is made by `anyglot/eval/folder_report.py`. All paths are relative to the run's
+folder. The page needs no network: media are inside.
 """
 
-import base64
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from anyglot.errors import AnyglotError
-from anyglot.eval.plots import curves_svg, spectrogram_png
+from anyglot.eval.page import data_uri, template
+from anyglot.eval.plots import curves_svg
 from anyglot.files import write_json, write_text
 from anyglot.train.log import read_log
-
-TEMPLATE = Path(__file__).with_name("report.html")
-MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".gif": "image/gif", ".wav": "audio/wav", ".mp4": "video/mp4"}
-WORDS = (".txt", ".json", ".smi")  # shown as they are
 
 
 @dataclass
 class Figure:
-    """A line of the figures table. name: key in metrics.json; bar: what it should reach; baselines: label -> key."""
+    """A line of a table of figures. name: key in metrics.json; bar: what it should reach; baselines: label -> key;
+    digits: decimals, None: four digits that matter."""
 
     name: str
     label: str
@@ -31,7 +30,7 @@ class Figure:
     bar: float | None = None
     better: Literal["higher", "lower"] = "higher"
     baselines: dict[str, str] = field(default_factory=dict)
-    digits: int = 2
+    digits: int | None = 2
 
     def met(self, metrics: Mapping[str, Any]) -> bool | None:
         """Whether the bar is reached; None without a bar. A figure that was not measured does not reach it."""
@@ -39,6 +38,16 @@ class Figure:
             return None
         value = metrics.get(self.name)
         return value is not None and (value >= self.bar if self.better == "higher" else value <= self.bar)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What records say of a figure beside its value. interval: of 95 %. items: that it is of; failures: that could not
+    be measured."""
+
+    interval: tuple[float, float] | None
+    items: int
+    failures: int
 
 
 @dataclass
@@ -88,33 +97,48 @@ class Comparison:
 
 @dataclass
 class Sample:
-    """One generation. wanted: the true answer, shown beside; right: what a check found, None = unchecked."""
+    """One generation, or one item that was measured. wanted: the true answer, shown beside; right: what a check found,
+    None = unchecked. label: what it is called; figures: label -> what was measured of it."""
 
     prompt: list[Part]
     answer: list[Part]
     wanted: list[Part] = field(default_factory=list)
     note: str = ""
     right: bool | None = None
+    label: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Direction:
-    """Generations of one kind, such as text to image."""
+    """Generations of one kind, such as text to image.
+
+    name: what links point to. figures: of all of them. best, worst: by `order`, which says what by. samples: others.
+    failed: reason -> the items of which nothing was measured.
+    """
 
     title: str
     what: str
     samples: list[Sample]
+    name: str = ""
+    figures: list[Figure] = field(default_factory=list)
+    order: str = ""
+    best: list[Sample] = field(default_factory=list)
+    worst: list[Sample] = field(default_factory=list)
+    failed: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass
 class Cell:
     """One modality from another. trained: whether the model learnt it. seen, heldout, validity: keys in metrics.json of
-    what was measured of learnt documents, of others, and of spans; "" for what was not."""
+    what was measured of learnt documents, of others, and of spans; "" for what was not. direction: where the page has
+    more of it."""
 
     trained: bool
     seen: str = ""
     heldout: str = ""
     validity: str = ""
+    direction: str = ""
 
 
 @dataclass
@@ -132,6 +156,8 @@ class Report:
     """All that the page says beyond `metrics.json` and the logs.
 
     commands: exact shell commands, in order. facts: seeds, versions, machine, durations, as label -> value.
+    records: folders of evaluations, of whose figures intervals are shown. settings: title -> a config, as YAML. failed:
+    evaluation -> why it could not be made.
     """
 
     title: str
@@ -143,6 +169,9 @@ class Report:
     stages: list[Stage] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     directions: list[Direction] = field(default_factory=list)
+    records: list[str] = field(default_factory=list)
+    settings: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
     def save(self, directory: str | Path) -> None:
         """Write `report.json`."""
@@ -152,118 +181,86 @@ class Report:
     def load(directory: str | Path) -> "Report":
         """Read `report.json`. Raises AnyglotError naming the file if it is missing or of another shape."""
         path = Path(directory) / "report.json"
-        value = _read(path)
+        value = read_json(path)
         try:
-            return Report(
-                **{
-                    **value,
-                    "matrix": _matrix(value["matrix"]) if value.get("matrix") else None,
-                    "sections": [_section(item) for item in value.get("sections", [])],
-                    "stages": [Stage(**item) for item in value.get("stages", [])],
-                    "comparisons": [_comparison(item) for item in value.get("comparisons", [])],
-                    "directions": [_direction(item) for item in value.get("directions", [])],
-                }
-            )
-        except (TypeError, KeyError) as error:
+            report: Report = _made(Report, value)
+        except (TypeError, KeyError, AttributeError) as error:
             raise AnyglotError(f"{path}: not a report ({error}); write it with Report.save") from error
+        return report
 
 
 def build(directory: str | Path) -> Path:
-    """Write `report.html` in a run's folder out of its report.json, metrics.json and logs; returns its path.
+    """Write `report.html` in a run's folder out of its report.json, metrics.json, records and logs; returns its path.
 
     Raises:
         AnyglotError: one of the files, or a medium that the report names, is missing or not of the expected kind.
     """
-    from jinja2 import Environment, StrictUndefined
-
     run = Path(directory)
-    report, metrics = Report.load(run), _read(run / "metrics.json")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["uri"] = lambda path: _uri(run / path)
-    environment.filters["spectrogram"] = lambda path: _data(spectrogram_png(run / path), "image/png")
-    environment.filters["words"] = lambda path: _words(run / path)
-    environment.filters["number"] = _number
-    environment.tests["words"] = lambda path: path.endswith(WORDS)
-    figures = [figure for section in report.sections for figure in section.figures]
+    report = Report.load(run)
+    measured = {name: one for folder in report.records for name, one in read_measured(run / folder).items()}
+    write_text(run / "report.html", render(report, run, read_json(run / "metrics.json"), measured))
+    return run / "report.html"
+
+
+def render(report: Report, run: Path, metrics: Mapping[str, Any], measured: Mapping[str, Measured]) -> str:
+    """The page. metrics: the figures' values; measured: what else is known of some. Raises AnyglotError as `build`."""
+    blocks: list[Section | Direction] = [*report.sections, *report.directions]
+    figures = [figure for one in blocks for figure in one.figures]
     verdicts = [figure.met(metrics) for figure in figures]
     named = {figure.name for figure in figures} | {key for figure in figures for key in figure.baselines.values()}
     if report.matrix:
         cells = [cell for row in report.matrix.cells.values() for cell in row.values()]
         named |= {key for cell in cells for key in (cell.seen, cell.heldout, cell.validity)}
-    page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
+    return template(run).render(
         report=report,
         metrics=metrics,
+        measured=measured,
         bars=sum(verdict is not None for verdict in verdicts),
         bars_met=sum(verdict is True for verdict in verdicts),
         further={name: value for name, value in sorted(metrics.items()) if name not in named},
         curves={stage.title: _curves(run, stage) for stage in report.stages},
     )
-    write_text(run / "report.html", page)
-    return run / "report.html"
+
+
+def read_measured(folder: Path) -> dict[str, Measured]:
+    """What the records of an evaluation say of its figures; nothing if it kept none."""
+    path = folder / "records.json"
+    if not path.is_file():
+        return {}
+    try:
+        figures = read_json(path)["figures"]
+        return {name: Measured(one["interval"], one["n"], one["failures"]) for name, one in figures.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise AnyglotError(f"{path}: damaged ({error!r}); evaluate again") from error
 
 
 def _curves(run: Path, stage: Stage) -> str:
     """A stage's curves as a data URI, "" if its log has none of them."""
     lines = read_log(run / stage.directory)
     drawn = [key for key in stage.curves if any(line.get(key) is not None for line in lines)]
-    return _data(curves_svg(lines, drawn), "image/svg+xml") if drawn else ""
+    return data_uri(curves_svg(lines, drawn), "image/svg+xml") if drawn else ""
 
 
-def _number(value: Any, digits: int = 2) -> str:
-    """A figure as it is shown: `digits` decimals for fractions, thousands separated; other values as they are."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "not measured" if value is None else str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
-
-
-def _words(path: Path) -> str:
-    """What a text file says."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise AnyglotError(f"{path}: the report names it, but it cannot be read ({error})") from error
-
-
-def _uri(path: Path) -> str:
-    if path.suffix.lower() not in MEDIA_TYPES:
-        raise AnyglotError(f"{path}: the report shows {', '.join(MEDIA_TYPES)} files")
-    try:
-        return _data(path.read_bytes(), MEDIA_TYPES[path.suffix.lower()])
-    except OSError as error:
-        raise AnyglotError(f"{path}: the report names it, but it cannot be read ({error.strerror})") from error
-
-
-def _data(content: bytes, media_type: str) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
-
-
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file. Raises AnyglotError naming it if it is missing or no JSON."""
     try:
         value: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise AnyglotError(f"{path}: missing; the run has not come that far") from error
-    except json.JSONDecodeError as error:
+    except (OSError, ValueError) as error:
         raise AnyglotError(f"{path}: not valid JSON ({error})") from error
     return value
 
 
-def _matrix(value: dict[str, Any]) -> Matrix:
-    cells = {source: {target: Cell(**cell) for target, cell in row.items()} for source, row in value["cells"].items()}
-    return Matrix(**{**value, "cells": cells})
-
-
-def _section(value: dict[str, Any]) -> Section:
-    return Section(value["title"], [Figure(**figure) for figure in value["figures"]])
-
-
-def _comparison(value: dict[str, Any]) -> Comparison:
-    pairs = [Pair(pair["label"], Part(**pair["original"]), Part(**pair["decoded"])) for pair in value["pairs"]]
-    return Comparison(value["title"], value["what"], pairs)
-
-
-def _direction(value: dict[str, Any]) -> Direction:
-    samples = []
-    for item in value["samples"]:
-        parts = {key: [Part(**part) for part in item.get(key, [])] for key in ("prompt", "answer", "wanted")}
-        samples.append(Sample(**{**item, **parts}))
-    return Direction(value["title"], value["what"], samples)
+def _made(kind: Any, value: Any) -> Any:
+    """`value` of a JSON file as a dataclass, or as lists and mappings of them. Raises KeyError for an unknown field."""
+    if get_origin(kind) is UnionType:
+        kind = None if value is None else get_args(kind)[0]
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{name: _made(hints[name], one) for name, one in value.items()})  # type: ignore[operator]
+    if get_origin(kind) is list:
+        return [_made(get_args(kind)[0], one) for one in value]
+    if get_origin(kind) is dict:
+        return {name: _made(get_args(kind)[1], one) for name, one in value.items()}
+    return value

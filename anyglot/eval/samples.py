@@ -14,6 +14,8 @@ from anyglot.inference.anyglot import Anyglot, media_of
 from anyglot.lm.vocabulary import TEXT
 
 SAMPLES = "samples.json"
+KEPT = 6  # items of a benchmark
+Asked = tuple[Part | None, Part | None, Part | None]  # prompt, answer, and what was wanted
 
 
 def write_samples(
@@ -49,6 +51,25 @@ def write_samples(
     write_json(out / SAMPLES, listed)
 
 
+def write_cases(out: Path, cases: Mapping[str, Mapping[str, Asked]], scores: Mapping[str, Score]) -> None:
+    """Write samples.json of a benchmark, whose media are files already: of each direction the first `KEPT` items, and
+    half as many of the best and of the worst.
+
+    Args:
+        cases: direction, as its figures' names begin -> id -> prompt, answer, and what was wanted.
+        scores: by which some are better than others.
+    """
+    measured = by_direction(scores)
+    listed: dict[str, list[dict[str, Any]]] = {}
+    for direction, items in cases.items():
+        names = list(items)
+        listed[direction] = []
+        for place, _ in choose(names, measured.get(direction, {}), KEPT):
+            parts = zip(("prompt", "answer", "wanted"), items[names[place]], strict=True)
+            listed[direction].append({"id": names[place]} | {key: _named(part) for key, part in parts})
+    write_json(out / SAMPLES, listed)
+
+
 def choose(ids: Sequence[str], scores: Mapping[str, Score], keep: int) -> list[tuple[int, int]]:
     """Which items to show: the first `keep`, then half as many of the best and of the worst that are not among them.
 
@@ -72,3 +93,12 @@ def _written(model: Anyglot, part: Part | None, out: Path, name: str) -> dict[st
     path.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.preview(media, path)
     return {"type": part.type, "path": str(path.relative_to(out))}
+
+
+def _named(part: Part | None) -> dict[str, str] | None:
+    """A part as JSON: its text, or where its file is."""
+    if part is None:
+        return None
+    if part.path is None:
+        return {"type": part.type, "text": part.text or ""}
+    return {"type": part.type, "path": str(part.path.resolve())}

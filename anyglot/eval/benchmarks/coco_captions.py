@@ -18,6 +18,7 @@ from anyglot.eval.benchmarks.caption_metrics import ORDERS, bleu, cider_d, simpl
 from anyglot.eval.benchmarks.files import read_json
 from anyglot.eval.documents import spread
 from anyglot.eval.records import Records, fingerprint_of
+from anyglot.eval.samples import Asked, write_cases
 from anyglot.eval.scores import Score
 from anyglot.files import write_json
 
@@ -71,8 +72,25 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
     records.scores, records.values = score(
         {name: captions[name] for name in here}, {name: references[name] for name in here}, failed, config.tokenized
     )
+    write_cases(Path(config.out), {"coco": cases_of(config, pictures, captions, references, here)}, records.scores)
     records.save(config.out)
     return records.metrics
+
+
+def cases_of(
+    config: CocoCaptions,
+    pictures: Mapping[str, str],
+    captions: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    names: Sequence[str],
+) -> dict[str, Asked]:
+    """Each picture, if it is known where they are, what was written of it, and what people wrote."""
+    found: dict[str, Asked] = {}
+    for name in names:
+        picture = Part("image", path=Path(config.images) / pictures[name]) if config.images else None
+        people = Part("text", text="\n".join(references[name]))
+        found[name] = (picture, Part("text", text=captions[name]), people)
+    return found
 
 
 def score(

@@ -14,6 +14,7 @@ from anyglot.errors import AnyglotError, ConfigError
 from anyglot.eval.benchmarks.asking import AskedModel, ask
 from anyglot.eval.documents import load_documents, spread, text_of
 from anyglot.eval.records import Records, fingerprint_of
+from anyglot.eval.samples import Asked, write_cases
 from anyglot.eval.scores import Score
 from anyglot.eval.speech import word_errors
 from anyglot.files import write_json
@@ -64,8 +65,16 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
             scores = compare(wanted, told[modality], lost)
             records.scores |= {f"cycle.text_{modality}_text.{name}": score for name, score in scores.items()}
     write_json(Path(config.out) / "texts.json", {"wanted": wanted, "told": told})
+    cases = {f"cycle.text_{modality}_text": cases_of(wanted, returned) for modality, returned in told.items()}
+    write_cases(Path(config.out), cases, records.scores)
     records.save(config.out)
     return records.metrics
+
+
+def cases_of(wanted: dict[str, str], told: dict[str, str]) -> dict[str, Asked]:
+    """Each text, and what came back of it."""
+    back = {name: Part(TEXT, text=text) for name, text in told.items()}
+    return {name: (Part(TEXT, text=text), back.get(name), None) for name, text in wanted.items()}
 
 
 def there_and_back(

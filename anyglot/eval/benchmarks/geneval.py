@@ -18,6 +18,7 @@ from anyglot.errors import AnyglotError, ConfigError
 from anyglot.eval.benchmarks.asking import AskedModel, ask
 from anyglot.eval.benchmarks.files import read_json, read_json_lines
 from anyglot.eval.records import Records, fingerprint_of
+from anyglot.eval.samples import Asked, write_cases
 from anyglot.eval.scores import Score
 from anyglot.files import write_json, write_text
 
@@ -59,12 +60,23 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
             records.settings["model"] = about["model"]
             records.fingerprints |= about["fingerprints"]
         records.scores = score(Path(config.results), prompts, config.per_prompt)
+        write_cases(Path(config.out), {"geneval": cases_of(config, prompts, records.scores)}, records.scores)
     else:
         records.scores = {"geneval.written": write_pictures(config, prompts)}
         about = {"model": to_mapping(config.model), "fingerprints": config.model.fingerprints()}
         write_json(Path(config.images) / MADE, about)
     records.save(config.out)
     return records.metrics
+
+
+def cases_of(config: GenEval, prompts: Sequence[Mapping[str, Any]], scores: Mapping[str, Score]) -> dict[str, Asked]:
+    """Each picture that the detector judged, with its prompt."""
+    found: dict[str, Asked] = {}
+    for name in scores["geneval.images"].ids:
+        folder, _, number = name.partition("/")
+        picture = Path(config.images) / folder / "samples" / f"{number}.png"
+        found[name] = (Part("text", text=str(prompts[int(folder)]["prompt"])), Part("image", path=picture), None)
+    return found
 
 
 def write_pictures(config: GenEval, prompts: Sequence[Mapping[str, Any]]) -> Score:

@@ -13,6 +13,7 @@ from anyglot.eval.benchmarks.asking import AskedModel, ask
 from anyglot.eval.benchmarks.files import read_text
 from anyglot.eval.documents import spread
 from anyglot.eval.records import Records, fingerprint_of
+from anyglot.eval.samples import Asked, write_cases
 from anyglot.eval.scores import Score
 from anyglot.eval.speech import normalise_text, word_errors
 from anyglot.files import write_text
@@ -60,6 +61,10 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
         lines = [f"{name} {' '.join(words.split())}".strip() for name, words in sorted(heard.items())]
         write_text(Path(config.out) / "transcripts.txt", "".join(f"{line}\n" for line in lines))
     records.scores = {"librispeech.wer": score({name: words for name, (_, words) in asked.items()}, heard, failed)}
+    cases: dict[str, Asked] = {
+        name: (Part("speech", path=file), _text(heard.get(name)), _text(words)) for name, (file, words) in asked.items()
+    }
+    write_cases(Path(config.out), {"librispeech": cases}, records.scores)
     records.save(config.out)
     return records.metrics
 
@@ -88,6 +93,10 @@ def transcribe(config: LibriSpeech, files: Mapping[str, Path]) -> tuple[dict[str
             else:
                 heard[name] = part.text or ""
     return heard, failed
+
+
+def _text(words: str | None) -> Part | None:
+    return None if words is None else Part("text", text=words)
 
 
 def read_lines(path: Path) -> dict[str, str]:

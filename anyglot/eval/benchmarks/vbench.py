@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from anyglot.config import to_mapping, typed
+from anyglot.data.documents import Part
 from anyglot.errors import AnyglotError, ConfigError, MediaError
 from anyglot.eval.records import Records, fingerprint_of
+from anyglot.eval.samples import Asked, write_cases
 from anyglot.eval.scores import Score
 from anyglot.tokenizers.clips import read_clip
 
@@ -53,6 +55,8 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
         except MediaError as error:
             failed[name] = str(error)
     records.scores = scores_of(steadiness, failed)
+    films: dict[str, Asked] = {name: (None, Part("video", path=folder / name), None) for name in steadiness}
+    write_cases(Path(config.out), {"vbench": films}, records.scores)
     records.save(config.out)
     return records.metrics
 
