@@ -220,14 +220,17 @@ class LanguageModel(nn.Module):
         reweigh: makes the weights of the loss, of any sign, of the nats of the labels that `weights` counts: what is a
         function of the model's log-probabilities has the gradient of a cross-entropy with weights of its own.
         """
-        if self.depth is None:
-            hidden = self.attention.hidden_states(self.model, input_ids, position_ids, document_ids)
-        else:
-            hidden = self._folded_states(self.depth, input_ids, position_ids, document_ids)
+        hidden = self.hidden_states(input_ids, position_ids, document_ids)
         if reweigh is not None:
             with torch.no_grad():
                 weights = reweigh(self.loss(hidden, labels, weights).nll.view(labels.shape))
         return self.loss(hidden, labels, weights)
+
+    def hidden_states(self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor) -> Tensor:
+        """The states `[rows, length, hidden]` from which the head reads the id after each place of packed rows."""
+        if self.depth is None:
+            return self.attention.hidden_states(self.model, input_ids, position_ids, document_ids)
+        return self._folded_states(self.depth, input_ids, position_ids, document_ids)
 
     def _folded_states(
         self, depth: DepthTransformer, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from anyglot.config import typed
+from anyglot.lm.depth import DepthConfig, build_depth
 from anyglot.lm.model import ModelConfig, build_model
 from anyglot.lm.vocabulary import Vocabulary
 from anyglot.tokenizers.image import ImageConfig, ImageTokenizer
@@ -40,19 +41,25 @@ def make_tokenizers(seed: int = 0) -> tuple[ImageTokenizer, SpeechTokenizer]:
     return image, speech
 
 
-def make_bundle(directory: Path, text: TextTokenizer | None = None, seed: int = 0) -> Path:
+def make_bundle(
+    directory: Path, text: TextTokenizer | None = None, seed: int = 0, speech_stream: str = "frame"
+) -> Path:
     """Write a checkpoint directory as `anyglot train` exports it; its model is not trained."""
     text = text or TextTokenizer.train(WORDS * 20, size=300)
     image, speech = make_tokenizers(seed)
     for name, tokenizer in (("text", text), ("image", image), ("speech", speech)):
         tokenizer.save_pretrained(directory / "tokenizers" / name)
     specs = [(image.spec, image.fingerprint), (speech.spec, speech.fingerprint)]
-    vocabulary = Vocabulary.build(text.size, text.fingerprint, specs, max_size=8)
+    streams = {"speech": speech_stream}
+    vocabulary = Vocabulary.build(text.size, text.fingerprint, specs, max_size=8, streams=streams)
     shape = ModelConfig(hidden=32, layers=2, heads=4, key_value_heads=2, max_length=512)
     model = build_model(shape, vocabulary.size, seed)
     model.config.anyglot_vocabulary = vocabulary.fingerprint
     model.save_pretrained(directory)
     vocabulary.save(directory)
+    depth = build_depth(DepthConfig(hidden=16, layers=1, heads=2), vocabulary, 32, seed)
+    if depth is not None:
+        depth.save(directory)
     return directory
 
 
