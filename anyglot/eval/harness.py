@@ -1,7 +1,7 @@
-"""A language model's text by EleutherAI's lm-evaluation-harness, through its plain Hugging Face directory.
+"""A language model's text by EleutherAI's lm-evaluation-harness.
 
-Any Hugging Face directory will do, so that a backbone and what was made of it are measured in the same way. Beside the
-harness's own tasks, most of which it downloads, two are made of the documents at hand and need no network:
+An Anyglot checkpoint is asked by its own engine, any other Hugging Face directory through the harness's `hf`. Beside
+the harness's own tasks, most of which it downloads, two are made of the documents at hand and need no network:
     paragraphs  bits per byte of held-out text
     last_words  the last word of a paragraph from all before it, by greedy choice (as LAMBADA, arXiv:1606.06031)
 """
@@ -16,10 +16,13 @@ from typing import Any
 from anyglot.config import typed
 from anyglot.errors import AnyglotError, ConfigError
 from anyglot.eval.documents import load_documents, spread, text_of
+from anyglot.eval.harness_model import harness_model
 from anyglot.files import write_json, write_text
+from anyglot.lm.vocabulary import FILE as VOCABULARY
 from anyglot.train.device import local_device
 
 LOCAL = ("paragraphs", "last_words")
+BACKENDS = ("auto", "hf")
 SHORTEST = 12  # words of a paragraph whose last word is asked for
 
 
@@ -27,7 +30,9 @@ SHORTEST = 12  # words of a paragraph whose last word is asked for
 class HarnessEval:
     """What to measure.
 
-    models: name -> Hugging Face directory. tasks: "paragraphs" and "last_words", and names of the harness's own.
+    models: name -> directory of an Anyglot checkpoint, or of another Hugging Face model. backend: "hf" asks Anyglot
+    checkpoints through the harness's `hf`, too, so that a backbone and what was made of it are read in the same way.
+    tasks: "paragraphs" and "last_words", and names of the harness's own.
     documents: files of documents, for the first two; split: of these, "" for all. limit: documents of each task, evenly
     spaced, 0 for all. batch: how many at once. out: folder for metrics.json.
     """
@@ -40,8 +45,11 @@ class HarnessEval:
     split: str = "heldout"
     limit: int = 0
     batch: int = 8
+    backend: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ConfigError(f"backend is {self.backend!r}, must be one of: {', '.join(BACKENDS)}")
         if not self.models or not self.tasks or self.limit < 0 or self.batch < 1:
             raise ConfigError("models and tasks need one entry or more, limit must be at least 0, batch at least 1")
         if set(self.tasks) & set(LOCAL) and not self.documents:
@@ -67,14 +75,21 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
 def measure(directory: Path, tasks: Sequence[Any], config: HarnessEval) -> dict[str, dict[str, float]]:
     """The harness's figures of one model: task -> metric -> value."""
     import lm_eval
+    from lm_eval.tasks import TaskManager
 
-    if not (directory / "tokenizer_config.json").is_file():
-        raise AnyglotError(f"{directory}: no Hugging Face model with its tokenizer (tokenizer_config.json is missing)")
+    own = config.backend == "auto" and (directory / VOCABULARY).is_file()
+    if not own and not (directory / "tokenizer_config.json").is_file():
+        raise AnyglotError(
+            f"{directory}: no Hugging Face model with its tokenizer (tokenizer_config.json is missing)"
+            + (f", and no Anyglot checkpoint ({VOCABULARY} is missing)" if config.backend == "auto" else "")
+        )
+    plain = {"pretrained": str(directory), "device": str(local_device()), "dtype": "auto"}
     try:
         found = lm_eval.simple_evaluate(
-            model="hf",
-            model_args={"pretrained": str(directory), "device": str(local_device()), "dtype": "auto"},
+            model=harness_model(directory, config.batch) if own else "hf",
+            model_args=None if own else plain,
             tasks=list(tasks),
+            task_manager=TaskManager(include_defaults=any(isinstance(task, str) for task in tasks)),  # which takes long
             batch_size=config.batch,
             limit=config.limit or None,
             bootstrap_iters=0,
