@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # One OpenMP thread per process in tests: two threads on two busy cores can be several times slower than one.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test test-slow lint types clean
+.PHONY: demo test test-slow test-lmms lint types clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,17 @@ test-slow: $(READY)
 	-$(BIN)/anyglot fetch vectors --out runs/vectors
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow
 
+# lmms-eval brings more than a hundred packages, and versions of its own: it has an environment to itself.
+LMMS := .venv-lmms
+$(LMMS)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(LMMS)
+	$(LMMS)/bin/python -m pip install --quiet --upgrade pip
+	$(LMMS)/bin/python -m pip install --quiet -e ".[video]" "lmms-eval>=0.7.3" pytest pytest-timeout hypothesis
+	touch $(LMMS)/.ready
+
+test-lmms: $(LMMS)/.ready
+	$(TEST_ENV) $(LMMS)/bin/python -m pytest tests/eval/test_lmms.py tests/eval/test_lmms_messages.py
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,4 +49,4 @@ types: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) $(LMMS) runs build dist
