@@ -8,14 +8,15 @@ from anyglot.errors import AnyglotError
 from anyglot.eval.records import Records, flat
 from anyglot.eval.scores import Difference, difference
 
-MAY_DIFFER = ("out", "checkpoint", "model.checkpoint")  # settings and fingerprints that are what a comparison is about
+MAY_DIFFER = ("out", "checkpoint", "model.checkpoint", "fingerprint of checkpoint")  # what a comparison is about
 
 
 @dataclass(frozen=True)
 class Comparison:
     """differences: of figures that were measured item by item, on the items that both have. values: the others, before
     and after. failed: how many items of a figure could not be measured, before and after. only: figures that one of the
-    two alone has. unlike: what else differs, before and after; differences may come from it."""
+    two alone has. unlike: what else differs, before and after: settings by their names, "fingerprint of ..." and
+    "version of ..."; differences may come from it."""
 
     differences: dict[str, Difference]
     values: dict[str, tuple[float, float]]
@@ -36,18 +37,22 @@ def compare(before: Records, after: Records) -> Comparison:
     if not differences and not values:
         raise AnyglotError("the two evaluations have no figure in common")
     only = (before.metrics.keys() | after.metrics.keys()) - differences.keys() - values.keys()
+    sides = _made_of(before), _made_of(after)
     unlike = {}
-    for one_side, other_side in (
-        (flat(before.settings), flat(after.settings)),
-        (before.fingerprints, after.fingerprints),
-        (before.versions, after.versions),
-    ):
-        for key in sorted(one_side.keys() | other_side.keys()):
-            pair = one_side.get(key), other_side.get(key)
-            if key not in MAY_DIFFER and pair[0] != pair[1]:
-                unlike[key] = pair
+    for key in sides[0] | sides[1]:
+        pair = sides[0].get(key), sides[1].get(key)
+        if key not in MAY_DIFFER and pair[0] != pair[1]:
+            unlike[key] = pair
     failed = {name: (len(before.scores[name].failed), len(after.scores[name].failed)) for name in differences}
     return Comparison(dict(sorted(differences.items())), values, failed, sorted(only), unlike)
+
+
+def _made_of(records: Records) -> dict[str, Any]:
+    """Settings, fingerprints and versions under names of their own: `documents` may be a setting and a fingerprint."""
+    found = dict(sorted(flat(records.settings).items()))
+    for what, values in (("fingerprint", records.fingerprints), ("version", records.versions)):
+        found |= {f"{what} of {name}": values[name] for name in sorted(values)}
+    return found
 
 
 def show(before: Path, after: Path) -> None:
@@ -70,8 +75,8 @@ def show(before: Path, after: Path) -> None:
         table.add_row(name, f"{value:.4g}", f"{other:.4g}", f"{other - value:+.4g}", "", "", "")
     console.print(table)
     console.print(
-        "Bold: the interval leaves out 0, of ten items or more. Figures without one are not measured item by item. "
-        "Items that failed in either are in no difference."
+        "Bold: the interval leaves out 0, of ten items or more (or of ten groups, where items are alike in groups). "
+        "Figures without one are not measured item by item. Items that failed in either are in no difference."
     )
     for key, (value, other) in found.unlike.items():
         console.print(f"Not alike: {key}: {value} and {other}", style="yellow", markup=False)

@@ -74,7 +74,10 @@ class Records:
             raise AnyglotError(f"{path}: not records of format {FORMAT}; evaluate again")
         try:
             keys = ("ids", "numerators", "denominators", "scale", "failed")
-            scores = {name: Score(**{key: one[key] for key in keys}) for name, one in found["figures"].items()}
+            scores = {
+                name: Score(**{key: one[key] for key in keys}, groups=one.get("groups", []))  # the key is younger
+                for name, one in found["figures"].items()
+            }
             return Records(found["settings"], found["fingerprints"], scores, found["values"], found["versions"])
         except (KeyError, TypeError, AttributeError) as error:
             raise AnyglotError(f"{path}: damaged ({error!r}); evaluate again") from error

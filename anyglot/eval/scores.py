@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 LEVEL = 0.95  # of intervals
+NORMAL = 1.959964  # standard deviations of a normal distribution that hold so much of it
 RESAMPLES = 2000
-FEWEST = 10  # items from which on a difference may be called certain: a bootstrap of fewer is too sure of itself
+FEWEST = 10  # groups from which on a difference may be called certain: a bootstrap of fewer is too sure of itself
 
 SCALES: dict[str, Callable[[Any], Any]] = {  # what is made of the ratio
     "": lambda ratio: ratio,
@@ -22,7 +23,8 @@ class Score:
     """The sum of `numerators` by the sum of `denominators`, on a scale: a share, a mean, an error rate over all words.
 
     ids: of the items, in order. failed: item -> why nothing was measured of it. It counts in no mean: what a mean of
-    the others leaves out has to be told beside it.
+    the others leaves out has to be told beside it. groups: of which group each item is, such as pictures of one prompt,
+    which tell less than as many of different prompts; none: every item is its own.
     """
 
     ids: list[str]
@@ -30,12 +32,19 @@ class Score:
     denominators: list[float]
     scale: str = ""
     failed: dict[str, str] = field(default_factory=dict)
+    groups: list[str] = field(default_factory=list)
 
     @staticmethod
-    def mean(ids: Sequence[str], values: Iterable[float], scale: str = "", failed: Mapping[str, str] = {}) -> "Score":
+    def mean(
+        ids: Sequence[str],
+        values: Iterable[float],
+        scale: str = "",
+        failed: Mapping[str, str] = {},
+        groups: Sequence[str] = (),
+    ) -> "Score":
         """The mean of one value per item; of truth values, the share of true ones."""
         numbers = [float(value) for value in values]
-        return Score(list(ids), numbers, [1.0] * len(numbers), scale, dict(failed))
+        return Score(list(ids), numbers, [1.0] * len(numbers), scale, dict(failed), list(groups))
 
     @property
     def value(self) -> float | None:
@@ -44,19 +53,31 @@ class Score:
         return float(SCALES[self.scale](sum(self.numerators) / total)) if total else None
 
     def interval(self, seed: int = 0) -> tuple[float, float] | None:
-        """The 95 % percentile bootstrap interval over items (Efron 1979); None of fewer than two items."""
+        """The 95 % percentile bootstrap interval over groups (Efron 1979); None of fewer than two.
+
+        Of items that are all 0 or all 1, as no resample differs then: Wilson's interval of a share (1927), of as many
+        items as the groups' weights come to (Kish 1965).
+        """
+        up, down = _by_group(self.groups, self.numerators, self.denominators)
+        if len(down) > 1 and down.sum() and not self.scale and (not up.any() or (up == down).all()):
+            margin = NORMAL**2 / (down.sum() ** 2 / (down**2).sum() + NORMAL**2)
+            return (0.0, float(margin)) if not up.any() else (1.0 - float(margin), 1.0)
         scale = SCALES[self.scale]
-        return _interval((self.numerators, self.denominators), lambda up, down: scale(up.sum(-1) / down.sum(-1)), seed)
+        return _interval((up, down), lambda up, down: scale(up.sum(-1) / down.sum(-1)), seed)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much a figure is above another, on the items that both have. interval: None where it cannot be known."""
+    """How much a figure is above another, on the items that both have. interval: None where it cannot be known.
+
+    groups: of how many independent ones the items are.
+    """
 
     before: float
     after: float
     interval: tuple[float, float] | None
     items: int
+    groups: int
 
     @property
     def value(self) -> float:
@@ -65,19 +86,24 @@ class Difference:
 
     @property
     def certain(self) -> bool:
-        """Whether the interval leaves out 0, of ten items or more."""
-        return self.items >= FEWEST and self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+        """Whether the interval leaves out 0, of ten groups or more."""
+        return self.groups >= FEWEST and self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
 
 def difference(before: Score, after: Score, seed: int = 0) -> Difference | None:
-    """What changed on the items that both scores have, by a paired bootstrap; None if they share none."""
+    """What changed on the items that both scores have, by a paired bootstrap of groups; None if they share none."""
     places = {key: place for place, key in enumerate(keys(after.ids))}
     pairs = [(place, places[key]) for place, key in enumerate(keys(before.ids)) if key in places]
-    columns = [
-        np.array([values[pair[side]] for pair in pairs], dtype=np.float64)
-        for side, score in enumerate((before, after))
-        for values in (score.numerators, score.denominators)
-    ]
+    of, side = (before.groups, 0) if before.groups else (after.groups, 1)
+    groups = [of[pair[side]] for pair in pairs] if of else []
+    columns = _by_group(
+        groups,
+        *(
+            [values[pair[place]] for pair in pairs]
+            for place, score in enumerate((before, after))
+            for values in (score.numerators, score.denominators)
+        ),
+    )
     up, down, up_after, down_after = columns
     if not pairs or not down.sum() or not down_after.sum():
         return None
@@ -87,7 +113,16 @@ def difference(before: Score, after: Score, seed: int = 0) -> Difference | None:
         return scale(up_after.sum(-1) / down_after.sum(-1)) - scale(up.sum(-1) / down.sum(-1))
 
     first, second = (float(scale(a.sum() / b.sum())) for a, b in ((up, down), (up_after, down_after)))
-    return Difference(first, second, _interval(columns, changed, seed), len(pairs))
+    return Difference(first, second, _interval(columns, changed, seed), len(pairs), len(up))
+
+
+def _by_group(groups: Sequence[str], *columns: Sequence[float]) -> list[np.ndarray]:
+    """Columns `[items]` as their sums `[groups]`; as they are, if there are no groups."""
+    values = [np.asarray(column, dtype=np.float64) for column in columns]
+    if not groups:
+        return values
+    _, places = np.unique(groups, return_inverse=True)
+    return [np.bincount(places, column) for column in values]
 
 
 def keys(ids: Sequence[str]) -> list[tuple[str, int]]:
@@ -100,24 +135,21 @@ def keys(ids: Sequence[str]) -> list[tuple[str, int]]:
     return found
 
 
-def _interval(
-    columns: Sequence[Sequence[float] | np.ndarray], statistic: Callable[..., Any], seed: int
-) -> tuple[float, float] | None:
-    """The percentile interval of a statistic of columns `[items]`, resampled together."""
+def _interval(columns: Sequence[np.ndarray], statistic: Callable[..., Any], seed: int) -> tuple[float, float] | None:
+    """The percentile interval of a statistic of columns `[groups]`, resampled together."""
     from scipy.stats import bootstrap
 
-    items = len(columns[0])
-    if items < 2:
+    groups = len(columns[0])
+    if groups < 2:
         return None
-    samples = [np.asarray(column, dtype=np.float64) for column in columns]
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold no item that has a denominator
+    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold no group that has a denominator
         found = bootstrap(
-            samples,
+            columns,
             lambda *resampled, axis: statistic(*resampled),
             paired=True,
             vectorized=True,
             n_resamples=RESAMPLES,
-            batch=max(1, 4_000_000 // items),  # of the resamples in memory at a time
+            batch=max(1, 4_000_000 // groups),  # of the resamples in memory at a time
             confidence_level=LEVEL,
             method="percentile",
             random_state=np.random.default_rng(seed),

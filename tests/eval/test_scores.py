@@ -32,8 +32,39 @@ def test_the_interval_is_that_of_a_slow_bootstrap():
         slow.append(sum(errors[i] for i in chosen) / sum(words[i] for i in chosen))
     assert (low, high) == pytest.approx(tuple(np.percentile(slow, [2.5, 97.5])), abs=0.02)
     assert Score(NAMES, errors, words).interval() == (low, high)  # by seed
-    assert Score.mean(NAMES, [1.0] * 40).interval() == (1.0, 1.0)
     assert Score.mean(["a"], [1.0]).interval() is None
+
+
+def wilson(share, n, z=1.959964):
+    """The whole formula (Wilson 1927), of any share."""
+    middle, width = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return pytest.approx(((middle - width) / (1 + z**2 / n), (middle + width) / (1 + z**2 / n)), abs=1e-9)
+
+
+def test_a_share_of_none_or_all_is_not_certain_for_that():
+    """Every resample would be the same, however few there are."""
+    assert Score.mean(NAMES, [True] * 40).interval() == wilson(1.0, 40)
+    assert Score.mean(NAMES, [False] * 40).interval() == wilson(0.0, 40)
+    assert Score(NAMES, [0.0] * 40, [3.0] * 40).interval() == wilson(0.0, 40)
+    assert Score.mean(NAMES, [True] * 40, groups=[str(i // 4) for i in range(40)]).interval() == wilson(1.0, 10)
+    assert Score(["a", "b", "c"], [2.0, 1.0, 1.0], [2.0, 1.0, 1.0]).interval() == wilson(1.0, 16 / 6)  # by weight
+    assert Score.mean(NAMES, [4.0] * 40).interval() == (4.0, 4.0)  # no share
+    assert Score.mean(NAMES, [0.0] * 40, scale="psnr").interval() is not None
+
+
+def test_items_of_one_group_count_together():
+    """Ten prompts with four pictures each, all four alike: forty pictures tell no more than ten."""
+    right, groups = [float(i // 4 % 2) for i in range(40)], [f"prompt {i // 4}" for i in range(40)]
+    together = Score.mean(NAMES, right, groups=groups).interval()
+    alone = Score.mean(NAMES, right).interval()
+    assert together == Score.mean(NAMES[:10], right[::4]).interval()
+    assert together[1] - together[0] > 1.5 * (alone[1] - alone[0])
+    after = Score.mean(NAMES, [1.0] * 40, groups=groups)
+    found = difference(Score.mean(NAMES, right, groups=groups), after)
+    assert (found.items, found.groups, found.certain) == (40, 10, True)
+    assert found.interval == difference(Score.mean(NAMES, right), after).interval  # records may be older than groups
+    few = difference(*(Score.mean(NAMES, values, groups=groups[:12] * 3 + groups[:4]) for values in (right, [1] * 40)))
+    assert (few.groups, few.certain) == (3, False)
 
 
 def test_a_difference_is_of_the_items_that_both_have():
@@ -73,6 +104,11 @@ def test_records_are_read_again_as_they_were_written(tmp_path):
     figure = json.loads((tmp_path / "records.json").read_text())["figures"]["lm.figure"]
     assert (figure["value"], figure["n"], figure["failures"]) == (0.5, 40, 1)
     assert figure["interval"] == list(written.scores["lm.figure"].interval())
+    path = tmp_path / "records.json"
+    old = json.loads(path.read_text())
+    del old["figures"]["lm.figure"]["groups"]  # as records were before there were groups
+    path.write_text(json.dumps(old))
+    assert Records.load(tmp_path) == written
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"lm.bits": 1.0, "lm.figure": 0.5}
 
 
@@ -82,6 +118,19 @@ def test_what_is_no_record_is_refused_by_name(tmp_path, content):
         (tmp_path / "records.json").write_text(content)
     with pytest.raises(AnyglotError, match=r"records\.json"):
         Records.load(tmp_path)
+
+
+def test_a_setting_hides_no_fingerprint_of_the_same_name():
+    before, after = records(documents=["a.jsonl"]), records(documents=["b.jsonl"])
+    before.fingerprints["documents"] = after.fingerprints["documents"] = "the same"
+    assert comparison.compare(before, after).unlike == {"documents": (["a.jsonl"], ["b.jsonl"])}
+    before, after = records(documents=["a.jsonl"]), records(documents=["a.jsonl"])
+    before.fingerprints |= {"documents": "old", "checkpoint": "one"}
+    after.fingerprints |= {"documents": "new", "checkpoint": "other"}
+    after.versions = before.versions | {"torch": "0"}
+    unlike = comparison.compare(before, after).unlike
+    assert unlike.pop("version of torch") == (before.versions["torch"], "0")
+    assert unlike == {"fingerprint of documents": ("old", "new")}
 
 
 def test_a_comparison_tells_what_else_is_not_alike(tmp_path, capsys):

@@ -25,15 +25,23 @@ def simple_words(caption: str) -> list[str]:
     return re.findall(rf"(?:{_ENDINGS})(?!\w)|\w+(?:[-.]\w+)*", text)
 
 
-def cider_d(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
+def cider_d(
+    candidates: Sequence[Words], references: Sequence[Sequence[Words]], others: Sequence[Sequence[Words]] = ()
+) -> list[float]:
     """CIDEr-D of every candidate against its picture's references, 0 to 10; tables print 100 times the mean.
 
-    n-grams weigh by how few of the pictures have them in a reference, so that a score depends on what else is scored:
+    n-grams weigh by how few of the pictures have them in a reference, so that a score depends on what else there is:
     with one picture all weights are 0.
+
+    Args:
+        others: references of pictures that have no candidate. They count in the weights, so that a caption is worth the
+            same whichever others could not be written.
     """
     counted = [[_ngrams(words) for words in group] for group in references]
-    pictures_with = Counter(ngram for group in counted for ngram in set().union(*group))
-    logarithm = math.log(len(references)) if references else 0.0
+    uncaptioned = [[_ngrams(words) for words in group] for group in others]
+    pictures_with = Counter(ngram for group in [*counted, *uncaptioned] for ngram in set().union(*group))
+    pictures = len(counted) + len(uncaptioned)
+    logarithm = math.log(pictures) if pictures else 0.0
 
     def weighted(counts: Ngrams) -> list[dict[tuple[str, ...], float]]:
         """tf-idf by order."""

@@ -70,7 +70,7 @@ def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
     if not here:
         raise AnyglotError("not one of the pictures has a caption to score")
     records.scores, records.values = score(
-        {name: captions[name] for name in here}, {name: references[name] for name in here}, failed, config.tokenized
+        {name: captions[name] for name in here}, {name: references[name] for name in asked}, failed, config.tokenized
     )
     write_cases(Path(config.out), {"coco": cases_of(config, pictures, captions, references, here)}, records.scores)
     records.save(config.out)
@@ -96,11 +96,15 @@ def cases_of(
 def score(
     captions: Mapping[str, str], references: Mapping[str, Sequence[str]], failed: Mapping[str, str], tokenized: bool
 ) -> tuple[dict[str, Score], dict[str, float]]:
-    """CIDEr-D picture by picture, and BLEU, which is of all together. Their weights are of these pictures alone."""
+    """CIDEr-D picture by picture, and BLEU, which is of all captions together.
+
+    references: of all pictures that were asked about; those without a caption count in CIDEr-D's weights alone.
+    """
     words, ending = (str.split, "") if tokenized else (simple_words, "_simple_words")
     written = [words(caption) for caption in captions.values()]
     wanted = [[words(reference) for reference in references[name]] for name in captions]
-    cider = Score.mean(list(captions), cider_d(written, wanted), failed=failed)
+    others = [[words(one) for one in group] for name, group in references.items() if name not in captions]
+    cider = Score.mean(list(captions), cider_d(written, wanted, others), failed=failed)
     values = {f"coco.bleu_{n}{ending}": value for n, value in zip(ORDERS, bleu(written, wanted), strict=True)}
     return {f"coco.cider_d{ending}": cider}, values
 

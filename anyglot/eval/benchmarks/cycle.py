@@ -99,14 +99,14 @@ def there_and_back(
 
 def compare(wanted: dict[str, str], told: dict[str, str], lost: dict[str, str]) -> dict[str, Score]:
     """exact: share of texts that come back as they were. wer: word errors of all. exact_to_another, wer_to_another: the
-    baseline, each text that came back held against the next one's original."""
+    baseline, each text that came back held against the next one's original; of a single text there is none."""
     names = [name for name in wanted if name in told]
     found = {}
-    for ending, shift in (("", 0), ("_to_another", 1)):
-        originals = [wanted[names[(place + shift) % len(names)]] for place in range(len(names))]
-        returned = [told[name] for name in names]
+    for ending, of in (("", names), ("_to_another", [*names[1:], *names[:1]] if len(names) > 1 else [])):
+        held = names if of else []
+        originals, returned = [wanted[name] for name in of], [told[name] for name in held]
         same = [a == b for a, b in zip(originals, returned, strict=True)]
-        found[f"exact{ending}"] = Score.mean(names, same, failed=lost)
-        found[f"wer{ending}"] = word_errors(names, originals, returned)
+        found[f"exact{ending}"] = Score.mean(held, same, failed=lost)
+        found[f"wer{ending}"] = word_errors(held, originals, returned)
         found[f"wer{ending}"].failed = dict(lost)
     return found

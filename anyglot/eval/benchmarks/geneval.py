@@ -108,7 +108,8 @@ def write_pictures(config: GenEval, prompts: Sequence[Mapping[str, Any]]) -> Sco
                 model.tokenizers["image"].write(part.data, path)
     for place, metadata in enumerate(prompts):
         write_text(images / f"{place:05d}" / "metadata.jsonl", json.dumps(metadata) + "\n")
-    return Score(sorted(written), [float(written[name]) for name in sorted(written)], [1.0] * len(written), "", failed)
+    names = sorted(written)
+    return Score.mean(names, [written[name] for name in names], failed=failed, groups=_prompts(names))
 
 
 def score(results: Path, prompts: Sequence[Mapping[str, Any]], per_prompt: int) -> dict[str, Score]:
@@ -117,7 +118,7 @@ def score(results: Path, prompts: Sequence[Mapping[str, Any]], per_prompt: int) 
     Returns:
         geneval.score: the mean over tags. geneval.<tag>: share of that tag's correct pictures. geneval.images: of all
         pictures; geneval.prompts: share of prompts with a correct one. Pictures that the file is silent about count in
-        none of them, and are `failed`.
+        none of them, and are `failed`. Intervals resample prompts, with all their pictures.
     Raises AnyglotError naming the line: a picture twice, or of no prompt, or another tag than its prompt's.
     """
     correct: dict[str, bool] = {}
@@ -136,18 +137,24 @@ def score(results: Path, prompts: Sequence[Mapping[str, Any]], per_prompt: int) 
     names = sorted(correct)
     sizes = Counter(tags[name] for name in names)
     shares = [1 / (sizes[tags[name]] * len(sizes)) for name in names]  # a tag's pictures have 1 / tags together
+    right_shares = [correct[name] * share for name, share in zip(names, shares, strict=True)]
     found = {
-        "geneval.score": Score(names, [correct[n] * s for n, s in zip(names, shares, strict=True)], shares, "", failed),
-        "geneval.images": Score.mean(names, [correct[name] for name in names], failed=failed),
+        "geneval.score": Score(names, right_shares, shares, "", failed, _prompts(names)),
+        "geneval.images": Score.mean(names, [correct[n] for n in names], failed=failed, groups=_prompts(names)),
     }
-    folders = sorted({name.partition("/")[0] for name in names})
-    right = {name.partition("/")[0] for name in names if correct[name]}
+    folders = sorted(set(_prompts(names)))
+    right = set(_prompts([name for name in names if correct[name]]))
     found["geneval.prompts"] = Score.mean(folders, [folder in right for folder in folders])
     for tag in dict.fromkeys(tags.values()):
         own = [name for name in names if tags[name] == tag]
         missing = {name: why for name, why in failed.items() if tags[name] == tag}
-        found[f"geneval.{tag}"] = Score.mean(own, [correct[name] for name in own], failed=missing)
+        found[f"geneval.{tag}"] = Score.mean(own, [correct[n] for n in own], failed=missing, groups=_prompts(own))
     return found
+
+
+def _prompts(names: Sequence[str]) -> list[str]:
+    """Of pictures' ids the prompts: pictures of one prompt are alike, and count together in an interval."""
+    return [name.partition("/")[0] for name in names]
 
 
 def _place(filename: str, where: str) -> tuple[int, str]:

@@ -51,8 +51,8 @@ class HumanML3D:
 def run(mapping: dict[str, Any], where: str) -> dict[str, float]:
     """Measure as the protocol says; write and return the figures, see `measure`."""
     config = typed(HumanML3D, mapping, where)
-    files = [file for file in (config.texts, config.motions, config.real, config.several) if file]
-    records = Records(to_mapping(config), {file: fingerprint_of([file]) for file in files})
+    files = {"texts": config.texts, "motions": config.motions, "real": config.real, "several": config.several}
+    records = Records(to_mapping(config), {name: fingerprint_of([file]) for name, file in files.items() if file})
     several = read_features(config.several) if config.several else None
     texts, motions, real = (read_features(file) for file in (config.texts, config.motions, config.real))
     figures = measure(texts, motions, real, several, config.replications, config.seed)

@@ -135,6 +135,14 @@ def test_texts_that_come_back_are_compared_by_hand():
     assert all(one.failed == {"c": "no image"} for one in found.values())
 
 
+def test_a_single_text_has_no_other_to_be_compared_with():
+    pytest.importorskip("jiwer", reason="word errors need the extra `eval`")
+    for told in ({"a": "black cat"}, {}):
+        found = cycle.compare({"a": "black cat", "b": "the sun"}, told, {"b": "no image"})
+        assert found["exact"].value == (1.0 if told else None)
+        assert (found["exact_to_another"].value, found["wer_to_another"].value) == (None, None)
+
+
 def test_a_medium_that_cannot_be_decoded_is_lost_not_wrong(model, tmp_path, monkeypatch):
     monkeypatch.setattr(ImageTokenizer, "decode", lambda self, codes: (_ for _ in ()).throw(MediaError("broken")))
     config = AskedModel(**model)

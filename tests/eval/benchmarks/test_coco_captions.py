@@ -108,6 +108,15 @@ def test_a_results_file_is_scored_and_what_is_missing_told(coco, tmp_path):
     assert (record["n"], record["failed"]) == (2, {"2": "no caption"})
 
 
+def test_a_caption_is_worth_the_same_whichever_others_failed(coco, tmp_path):
+    """As the weights are of the references of all pictures that were asked about."""
+    lines = [{"image_id": n, "caption": text} for n, text in enumerate(CANDIDATES)]
+    for kept in ([0, 1], [1, 2], [2]):
+        coco([lines[n] for n in kept], tokenized=True)
+        figure = json.loads((tmp_path / "out" / "records.json").read_text())["figures"]["coco.cider_d"]
+        assert figure["numerators"] == pytest.approx([PEER_CIDER[n] for n in kept], abs=1e-6)
+
+
 def test_results_of_other_pictures_are_refused(coco):
     with pytest.raises(AnyglotError, match="picture 7 is there twice, or not in the annotations"):
         coco([{"image_id": 7, "caption": "a cat"}])

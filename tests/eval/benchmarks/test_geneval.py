@@ -39,6 +39,16 @@ def test_the_score_is_the_mean_over_tags_not_over_pictures(tmp_path):
     assert all(not one.failed for one in found.values())
 
 
+def test_intervals_are_of_prompts_not_of_their_pictures(tmp_path):
+    """Four pictures of a prompt that are all right or all wrong say no more than one."""
+    prompts = [{"tag": f"tag {n % 2}", "prompt": "x"} for n in range(20)]
+    lines = [line(n, picture, n % 3 > 0, prompts[n]["tag"]) for n in range(20) for picture in range(4)]
+    found = score(results(tmp_path, lines), prompts, per_prompt=4)
+    single = score(results(tmp_path, lines[::4]), prompts, per_prompt=1)
+    for name in ("geneval.score", "geneval.images", "geneval.prompts", "geneval.tag 0", "geneval.tag 1"):
+        assert found[name].interval() == pytest.approx(single[name].interval())
+
+
 def test_pictures_that_nobody_looked_at_are_counted_and_in_no_mean(tmp_path):
     found = score(results(tmp_path, [line(2, 0, True), line(0, 1, True)]), PROMPTS, per_prompt=2)
     assert found["geneval.score"].value == 1.0

@@ -1,5 +1,7 @@
 """The HumanML3D protocol by hand, by a slow twin, and on features with a known answer."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -96,6 +98,11 @@ def test_figures_bear_their_evaluator_s_name_and_the_seed_repeats_them(features,
     found = run(config, "here")
     assert found["humanml3d.own.r_precision_top3"] == 1.0
     assert run(config, "here") == found
+    fingerprints = json.loads((tmp_path / "records.json").read_text())["fingerprints"]
+    assert fingerprints.keys() == {"texts", "motions", "real"}  # the same of files that lie elsewhere
+    np.save(tmp_path / "moved.npy", features)
+    run(config | {"motions": str(tmp_path / "moved.npy")}, "here")
+    assert json.loads((tmp_path / "records.json").read_text())["fingerprints"] == fingerprints
     np.save(tmp_path / "real.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(AnyglotError, match=r"real\.npy: no array of numbers"):
         run(config, "here")
