@@ -46,6 +46,7 @@ class CheckpointWriter:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         # Of its own: what the thread tells other ranks must not meet the sums of a step.
         self.group: Any = dist.new_group(backend="gloo", timeout=timedelta(minutes=timeout_minutes))
+        self.checks: Any = dist.new_group(backend="gloo", timeout=timedelta(minutes=timeout_minutes))
         self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.pending: Future[None] | None = None
         gpu = torch.cuda.is_available()
@@ -77,9 +78,19 @@ class CheckpointWriter:
             self.wait()
 
     def check(self) -> None:
-        """Raise AnyglotError if the checkpoint begun last is known to have failed. Cheap enough for every step."""
-        if self.pending and self.pending.done():
+        """Raise AnyglotError if all ranks know that the checkpoint begun last has failed; cheap enough for every step.
+
+        All raise at the same step: one that ended before the others would leave them waiting for it in the next.
+        """
+        if self.pending and self._everywhere(self.pending.done()):
             self.wait()
+
+    def _everywhere(self, mine: bool) -> bool:
+        if self.world == 1:
+            return mine
+        known = torch.tensor([mine], dtype=torch.int32)
+        dist.all_reduce(known, dist.ReduceOp.MIN, group=self.checks)
+        return bool(known.item())
 
     def wait(self) -> None:
         """Wait until the checkpoint begun last is whole. Raises AnyglotError, on every rank, if it failed on one."""

@@ -13,6 +13,7 @@ from anyglot.data.checkpoint import read_checkpoint
 from anyglot.errors import ConfigError
 from anyglot.lm.vocabulary import TEXT, Vocabulary
 from anyglot.train.engine import EngineConfig, process_group
+from anyglot.train.finished import has_steps
 from anyglot.train.objective import NextTokens
 from anyglot.train.pretrain import PretrainConfig, pretrain
 from anyglot.train.schedule import ScheduleConfig
@@ -50,9 +51,9 @@ class FinetuneConfig(PretrainConfig):
 
 
 def run(mapping: dict[str, Any], where: str) -> None:
-    """Fine-tune as the config says, going on where an earlier run of it stopped. A finished run is not repeated."""
+    """Fine-tune as the config says, going on where an earlier run of it stopped, or ended with fewer `steps`."""
     config = typed(FinetuneConfig, mapping, where)
-    if (Path(config.out) / "done.json").exists():
+    if has_steps(Path(config.out), config.own_steps):
         return
     objective = NextTokens(begin_from(config))
     with process_group(config.engine.timeout_minutes) as (rank, world):

@@ -31,6 +31,7 @@ from anyglot.lm.loss import TokenLoss
 from anyglot.lm.vocabulary import Vocabulary
 from anyglot.train.engine import EngineConfig, process_group
 from anyglot.train.finetune import FinetuneConfig, begin_from
+from anyglot.train.finished import has_steps
 from anyglot.train.objective import NextTokens
 from anyglot.train.pretrain import PretrainConfig, by_rank_0, micro_batches, pretrain, tensors_of
 
@@ -65,9 +66,9 @@ class PreferenceConfig(FinetuneConfig):
 
 
 def run(mapping: dict[str, Any], where: str) -> None:
-    """Train as the config says, going on where an earlier run of it stopped. A finished run is not repeated."""
+    """Train as the config says, going on where an earlier run of it stopped, or ended with fewer `steps`."""
     config = typed(PreferenceConfig, mapping, where)
-    if (Path(config.out) / "done.json").exists():
+    if has_steps(Path(config.out), config.own_steps):
         return
     objective = Preferences(begin_from(config), config)
     with process_group(config.engine.timeout_minutes) as (rank, world):

@@ -36,6 +36,7 @@ from anyglot.train.device import compute_dtype, local_device, matmul_flops
 from anyglot.train.engine import EngineConfig, build_engine, filled_by_first_rank, loss_scale, process_group
 from anyglot.train.export import check_tokenizers, export
 from anyglot.train.failed import NotFiniteError, keep
+from anyglot.train.finished import has_steps
 from anyglot.train.levels import trained_depth
 from anyglot.train.log import TrainingLog
 from anyglot.train.lora import LoraConfig
@@ -122,11 +123,16 @@ class PretrainConfig:
                 "samples needs tokenizers.text, and engine.zero_stage below 3, which leaves weights whole"
             )
 
+    @property
+    def own_steps(self) -> int:
+        """`steps` where it says how long the run is, else 0."""
+        return 0 if self.minutes or any(share.epochs for share in self.data.stores.values()) else self.steps
+
 
 def run(mapping: dict[str, Any], where: str) -> None:
-    """Train as the config says, going on where an earlier run of it stopped. A finished run is not repeated."""
+    """Train as the config says, going on where an earlier run of it stopped, or ended with fewer `steps`."""
     config = typed(PretrainConfig, mapping, where)
-    if (Path(config.out) / "done.json").exists():
+    if has_steps(Path(config.out), config.own_steps):
         return
     with process_group(config.engine.timeout_minutes) as (rank, world):
         pretrain(config, rank, world)

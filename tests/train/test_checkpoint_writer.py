@@ -205,3 +205,46 @@ def test_every_rank_learns_what_failed_on_one(tmp_path):
     assert names(tmp_path / "checkpoints") == ["step-00000001"]
     assert names(tmp_path / "checkpoints/step-00000001") == ["checkpoint.json", "rank0.pt", "rank1.pt"]
     assert newest(tmp_path / "checkpoints", 2, 1).state.step == 1
+
+
+class LearnsLate(CheckpointWriter):
+    """A writer whose thread is told of a failure, and needs a while to say so."""
+
+    may_say = threading.Event()
+
+    def _finish(self, *arguments):
+        try:
+            super()._finish(*arguments)
+        finally:
+            assert self.may_say.wait(60)
+
+
+def steps(kind, folder, rank, reached):
+    """Steps in which both ranks meet. Rank 0 knows of the failure before the first, rank 1 after the third."""
+    with kind(folder, 2, in_background=True, timeout_minutes=1) as writer:
+        writer.save(scripted(fails), RunState(step=1))
+        pending = writer.pending
+        if rank == 0:
+            wait([pending])
+        for number in range(1, 20):
+            dist.barrier()
+            if rank == 1 and number == 4:
+                writer.may_say.set()
+                wait([pending])
+            reached.append(number)
+            writer.check()
+
+
+def rank_that_steps(rank, folder):
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+    reached = []
+    with pytest.raises(AnyglotError, match="No space left"):
+        steps(LearnsLate if rank else CheckpointWriter, folder / "checkpoints", rank, reached)
+    assert reached == [1, 2, 3, 4]
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_every_rank_ends_at_the_same_step_whenever_its_own_thread_learns_of_a_failure(tmp_path):
+    """One that ended earlier would leave the other waiting in the next step."""
+    torch.multiprocessing.spawn(rank_that_steps, (tmp_path,), nprocs=2)

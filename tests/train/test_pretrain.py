@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from anyglot.train.schedule import ScheduleConfig, factor
 from tests.train.runs import kill_after, log, losses, make_store, train, weights, write_config
 
 
@@ -51,17 +52,35 @@ def test_a_run_learns_logs_and_exports(one):
 
 def test_a_finished_run_is_not_repeated(one, config):
     before = (one / "log.jsonl").read_bytes()
-    train(config, 1)
+    said = f"{one} is finished, with 8 steps; ask for more `steps` to go on, or delete it to train again"
+    assert train(config, 1).splitlines()[-1] == said
+    assert train(config, 1, "steps=7").splitlines()[-1] == said
+    assert (
+        train(config, 1, "minutes=5").splitlines()[-1] == f"{one} is finished, with 8 steps; delete it to train again"
+    )
     assert (one / "log.jsonl").read_bytes() == before
 
 
 def test_a_finished_run_can_be_made_longer(one, config, folder):
     out = folder / "longer"
     shutil.copytree(one, out)
-    (out / "done.json").unlink()
     train(config, 1, f"out={out}", "steps=10")
-    assert len(losses(out)) == 10
-    assert losses(out)[:8] == losses(one)
+    lines = [line for line in log(out) if "loss" in line]
+    assert [line["loss"] for line in lines[:8]] == losses(one)
+    # the schedule is that of ten steps from there on
+    shape = ScheduleConfig(kind="cosine", warmup=2)
+    rates = [line["learning_rate"] / lines[0]["learning_rate"] * factor(shape, 0, 8) for line in lines]
+    assert rates == pytest.approx([factor(shape, step, 8 if step < 8 else 10) for step in range(10)])
+    assert json.loads((out / "done.json").read_text())["steps"] == 10
+    assert any(not torch.equal(value, weights(one)[name]) for name, value in weights(out).items())
+
+
+def test_a_finished_run_without_checkpoints_is_not_begun_anew(one, config, folder):
+    out = folder / "slim"
+    shutil.copytree(one, out)
+    shutil.rmtree(out / "checkpoints")
+    assert "8 steps, and its checkpoints are gone" in train(config, 1, f"out={out}", "steps=10", succeeds=False)
+    assert all(torch.equal(value, weights(out)[name]) for name, value in weights(one).items())
 
 
 def test_the_export_is_a_plain_hugging_face_model(one):
