@@ -1,6 +1,6 @@
 """A picture of a conversation on the page of `anyglot serve`, held with a real model in a real browser.
 
-    anyglot serve runs/demo/lm generate.temperature=0.3
+    anyglot serve runs/demo/lm temperature=0.3
     python scripts/page_picture.py docs/images/page.png
 
 The messages are those of one conversation; without any, MESSAGES. One may name the modality of its answer before a

@@ -47,7 +47,7 @@ def asked_of(service: Service, body: schema.ChatRequest) -> Asked:
     contents = [message.content for message in body.messages]
     parts = [part for content in contents if not isinstance(content, str) for part in content]
     texts = [content for content in contents if isinstance(content, str)]
-    characters = sum(map(len, texts)) + sum(len(part.text) for part in parts if isinstance(part, wire.TextPart))
+    characters = sum(map(len, texts)) + sum(map(_characters, parts))
     if len(parts) + len(texts) > limits.parts or characters > limits.characters:
         raise AnyglotError(
             f"{len(parts) + len(texts)} parts with {characters} characters; this server reads at most "
@@ -67,6 +67,19 @@ def asked_of(service: Service, body: schema.ChatRequest) -> Asked:
         guidance=body.anyglot.guidance,
         tokens=body.anyglot.tokens,
     )
+
+
+def _characters(part: wire.ContentPart) -> int:
+    """What of a part is text for a tokenizer to read: media are held against limits of their own."""
+    match part:
+        case wire.TextPart():
+            return len(part.text)
+        case wire.ItemPart():
+            return len(part.item.id) + len(part.item.title or "")
+        case wire.FilePart(file=wire.File(modality="item")):
+            return len(part.file.data) * 3 // 4  # bytes of its JSON
+        case _:
+            return 0
 
 
 def _messages(service: Service, body: schema.ChatRequest) -> list[Message]:

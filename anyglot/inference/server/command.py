@@ -22,7 +22,7 @@ def run(checkpoint: Path, overrides: Sequence[str]) -> None:
     """Serve a checkpoint directory or a run's folder. Raises AnyglotError before anything listens."""
     config = load_config(overrides)
     key = api_key(config)
-    model = load_model(checkpoint, config.generate)
+    model = load_model(checkpoint, config)
     name = config.name or checkpoint.resolve().name
     service = Service(model, Engine(model.decoder, config.slots, config.length), config, name)
     guarded = f"with the key in {KEY_VARIABLE}" if key else "without a key, to this machine alone"

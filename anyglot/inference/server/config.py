@@ -17,7 +17,8 @@ class Limits:
 
     Of a request: body_bytes, body_seconds (that its body may take to arrive), values (commas and brackets of its JSON,
     which is read while all others wait), header_bytes, header_seconds, request_seconds (that the answer may take),
-    characters (of all its text), parts (of all its messages), n (answers to one prompt), max_tokens (of one answer).
+    characters (of all its text, that of items among it), parts (of all its messages), n (answers to one prompt),
+    max_tokens (of one answer).
     Of all requests together: connections; requests (answers being written or waiting); held_bytes (bodies in memory);
     readers (threads that decode media).
     Of one medium, whatever a tokenizer would take: media_bytes (of its file); image_side, image_pixels (also of
@@ -59,12 +60,14 @@ class Limits:
 
 
 @dataclass
-class ServeConfig:
-    """host, port: to listen at. hosts: names that the server may be called by; empty: those of this machine if it
+class ServeConfig(GenerateConfig):
+    """What requests leave open, see `GenerateConfig`, and the server's own.
+
+    host, port: to listen at. hosts: names that the server may be called by; empty: those of this machine if it
     listens to this machine alone, else any. name: of the model in requests and replies; empty: the checkpoint's folder.
     chat: False puts every request to the model as a plain document, for one that has never seen a chat. slots: rows
     that are written at once, two for an answer with guidance. length: positions of each, 0: all that the model has;
-    memory is set aside for slots * length. generate: settings of what requests leave open, see GenerateConfig.
+    memory is set aside for slots * length.
     """
 
     host: str = "127.0.0.1"
@@ -74,18 +77,18 @@ class ServeConfig:
     chat: bool = True
     slots: int = 8
     length: int = 0
-    generate: GenerateConfig = field(default_factory=GenerateConfig)
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.port < 2**16:
             raise ConfigError(f"port is {self.port}; it must be below 65536")
         if self.slots < 1 or self.length < 0:
             raise ConfigError(f"slots is {self.slots} and length {self.length}; give 1 or more, and 0 or more")
-        if self.generate.max_tokens > self.limits.max_tokens:
-            raise ConfigError(
-                f"generate.max_tokens is {self.generate.max_tokens}, above limits.max_tokens={self.limits.max_tokens}"
-            )
+        if self.guidance != 1 and self.slots < 2:
+            raise ConfigError(f"guidance={self.guidance:g} takes two rows of each answer; set slots to 2 or more")
+        if self.max_tokens > self.limits.max_tokens:
+            raise ConfigError(f"max_tokens is {self.max_tokens}, above limits.max_tokens={self.limits.max_tokens}")
 
     @property
     def local(self) -> bool:

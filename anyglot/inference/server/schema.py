@@ -58,11 +58,11 @@ class Sampling(Strict):
 
 
 class Extension(Strict):
-    """to: write exactly one span of this modality. guidance: scale of classifier-free guidance, 1 for none.
-    sampling: settings of single modalities. tokens: stream ids, too."""
+    """to: write exactly one span of this modality. guidance: scale of classifier-free guidance, 1 for none; null: as
+    the server's settings say. sampling: settings of single modalities. tokens: stream ids, too."""
 
     to: Name | None = None
-    guidance: Scale = 1.0
+    guidance: Scale | None = None
     sampling: Annotated[dict[Name, Sampling], Few] = Field(default_factory=dict)
     tokens: bool = False
 
@@ -151,7 +151,7 @@ class ImagesRequest(Strict):
     quality: Literal["auto"] | None = None
     output_format: Literal["png"] | None = None
     user: Name | None = None
-    guidance: Scale = 1.0
+    guidance: Scale | None = None
 
 
 class ImageData(Strict):

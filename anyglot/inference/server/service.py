@@ -34,7 +34,8 @@ class Asked:
     """What a route wants written.
 
     messages: decodes and returns the conversation; called in a thread. modalities: that may be written, None for all;
-    to: exactly one span of it. sampling: modality -> settings that are not the server's. tokens: tell of ids, too.
+    to: exactly one span of it. sampling: modality -> settings that are not the server's; None: the server's. tokens:
+    tell of ids, too.
     """
 
     messages: Callable[[], list[Message]]
@@ -44,7 +45,7 @@ class Asked:
     seed: int = 0
     n: int = 1
     sampling: Mapping[str, SamplingConfig] = field(default_factory=dict)
-    guidance: float = 1.0
+    guidance: float | None = None
     tokens: bool = False
 
 
@@ -133,7 +134,7 @@ class Service:
 
     def sampling(self, modality: str) -> SamplingConfig:
         """The server's settings of a modality."""
-        return self.config.generate.sampling.get(modality, self.config.generate.default)
+        return self.config.sampling.get(modality, self.config.default)
 
     def _check(self, asked: Asked) -> None:
         limits = self.config.limits
@@ -153,10 +154,10 @@ class Service:
             self.model.prompt(messages),
             modalities=asked.modalities if asked.to is None else (asked.to,),
             spans=int(asked.to not in (None, TEXT)),
-            max_tokens=asked.max_tokens or self.config.generate.max_tokens,
+            max_tokens=asked.max_tokens or self.config.max_tokens,
             seed=asked.seed,
             sampling=asked.sampling,
-            guidance=asked.guidance,
+            guidance=self.config.guidance if asked.guidance is None else asked.guidance,
         )
         return [replace(request, seed=asked.seed + index) for index in range(asked.n)]
 
