@@ -1,4 +1,4 @@
-"""The keys and values of what was read so far, in room set aside once, every slot filled on its own."""
+"""The keys and values of what was read so far, in room set aside ahead, every slot filled on its own."""
 
 from collections.abc import Sequence
 
@@ -54,6 +54,17 @@ class KeyValueCache:
         held[self._rows[:, None], :, self._places] = new.transpose(1, 2)
         read = held[:, :, : self.longest]
         return read[: len(self._rows)] if self._in_order else read[self._rows]
+
+    def grow(self, length: int) -> None:
+        """Make room for so many ids in each slot, where there is less. Layers are copied one by one."""
+        if length <= self.length:
+            return
+        for held in (self._keys, self._values):
+            for layer, old in enumerate(held):
+                new = old.new_zeros(self.slots, old.shape[1], length + 1, old.shape[3])
+                new[:, :, : self.length] = old[:, :, : self.length]
+                held[layer] = new
+        self.length = length
 
     def clear(self, slot: int) -> None:
         """Forget what a slot has."""

@@ -52,10 +52,14 @@ def load_config(overrides: Sequence[str]) -> GenerateConfig:
     return typed(GenerateConfig, {str(key): value for key, value in mapping.items()})
 
 
+def model_folder(checkpoint: Path) -> Path:
+    """The model's own folder, of a checkpoint directory or of a run's folder."""
+    return checkpoint / "model" if (checkpoint / "model").is_dir() else checkpoint
+
+
 def load_model(checkpoint: Path, config: GenerateConfig) -> Anyglot:
     """The model of a checkpoint directory or of a run's folder, set to sample as the config says."""
-    directory = checkpoint / "model" if (checkpoint / "model").is_dir() else checkpoint
-    model = Anyglot.load(directory, local_device(), config.sampling)
+    model = Anyglot.load(model_folder(checkpoint), local_device(), config.sampling)
     for name in config.sampling:
         if name not in model.vocabulary.modality_names:
             known = ", ".join(model.vocabulary.modality_names)

@@ -83,12 +83,7 @@ class Decoder:
             return
         self.head = self.model.get_output_embeddings().weight  # that of a model in training may be a copy
         rows = [rows_of(self.automaton, request) for request in requests]
-        span = max((self.automaton.longest(name) for name in self.vocabulary.modality_names[1:]), default=0)
-        asked = [  # the prompt, what was asked for, and the longest span that may still have to be finished
-            max(len(prompt) for prompt, _ in of_one) + request.max_tokens + span + 1
-            for request, of_one in zip(requests, rows, strict=True)
-        ]
-        engine = Engine(self, max(max(map(len, rows)), min(sum(map(len, rows)), SLOTS)), max(asked))
+        engine = Engine(self, max(max(map(len, rows)), min(sum(map(len, rows)), SLOTS)), reserve=False)
         for request in requests:
             engine.submit(request)
         while engine.busy:

@@ -26,6 +26,10 @@ class Reader(Protocol):
         """Let two slots change places."""
         ...
 
+    def grow(self, length: int) -> None:
+        """Make room for so many ids in each slot, where there is less."""
+        ...
+
 
 class PlainReader:
     """An id a position, all rows in one forward."""
@@ -45,6 +49,9 @@ class PlainReader:
 
     def swap(self, one: int, other: int) -> None:
         self.cache.swap(one, other)
+
+    def grow(self, length: int) -> None:
+        self.cache.grow(length)
 
 
 class DepthReader:
@@ -89,6 +96,9 @@ class DepthReader:
         self.cache.swap(one, other)
         self.states[[one, other]] = self.states[[other, one]]
         self.begun[one], self.begun[other] = self.begun[other], self.begun[one]
+
+    def grow(self, length: int) -> None:
+        self.cache.grow(length)
 
     def _fold(self, slot: int, ids: Sequence[int]) -> list[list[int]]:
         """The ids of each position that more ids make whole; those of the last, if it is not, are kept."""

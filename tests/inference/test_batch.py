@@ -11,6 +11,7 @@ from anyglot.cli import main
 from anyglot.data.readers import read, slices
 from anyglot.errors import MediaError
 from anyglot.inference.anyglot import Anyglot
+from anyglot.inference.decoder import Decoder
 from anyglot.tokenizers.image import ImageTokenizer
 from tests.inference.bundles import make_bundle, write_picture, write_sound
 
@@ -110,6 +111,90 @@ def test_what_was_answered_is_kept_when_the_rest_is_interrupted(bundle, folder, 
     code, replies = answer(bundle, folder, documents, "--to", "image", "--batch", 1, "guidance=2")
     assert code == 130
     assert list(replies) == ["0", "1"]
+
+
+def test_the_same_command_goes_on_where_it_was_killed(bundle, folder, monkeypatch):
+    documents = [{"id": str(n), "parts": [{"type": "text", "text": "a" * n}]} for n in range(1, 7)]
+    _, whole = answer(bundle, folder, documents, "--seed", 3, out="whole")
+    asked = []
+    request = Anyglot.request
+
+    def told(self, messages, to, max_tokens, seed, guidance):
+        asked.append(seed)
+        if len(asked) == 4 and not (folder / "out" / "replies.jsonl").exists():
+            raise KeyboardInterrupt
+        return request(self, messages, to, max_tokens, seed, guidance)
+
+    monkeypatch.setattr(Anyglot, "request", told)
+    code, begun = answer(bundle, folder, documents, "--seed", 3, "--batch", 1)
+    assert code == 130
+    assert set(begun) < set(whole)
+    journal = folder / "out" / "journal.jsonl"
+    kept = len(journal.read_text().splitlines()) - 1
+    assert kept == len(begun) > 0
+    (folder / "out" / "replies.jsonl").unlink()  # as if it had been killed before it could be written
+    with journal.open("a") as file:
+        file.write('[5, "torn')
+    times = {path: path.stat().st_mtime_ns for path in (folder / "out").glob("0*")}
+    asked.clear()
+    asked += [None] * 4
+    code, found = answer(bundle, folder, documents, "--seed", 3, "--batch", 4)
+    assert (code, found) == (0, whole)
+    assert asked[4:] == [3 + n for n in range(6) if str(n + 1) not in begun]
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())  # finished media stay as they are
+    asked.clear()
+    assert answer(bundle, folder, documents, "--seed", 3)[1] == whole
+    assert asked == []
+
+
+def test_what_failed_is_new_or_was_changed_is_asked_again(bundle, folder, capsys):
+    def words(text):
+        return {"id": text, "parts": [{"type": "text", "text": text}]}
+
+    lost = {"id": "lost", "parts": [{"type": "image", "path": "lost.png"}]}
+    before = answer(bundle, folder, ["{no json", words("a"), lost, words("b"), words("c")], "--to", "text")[1]
+    write_picture(folder / "lost.png")
+    code, found = answer(bundle, folder, [words("d"), words("a"), lost, words("e")], "--to", "text")
+    assert (code, list(found)) == (0, ["d", "a", "lost", "e"])
+    assert found["a"] == before["a"]
+    assert "4 answers" in capsys.readouterr().out.splitlines()[-1]
+    fresh = answer(bundle, folder, [words("d"), words("a"), lost, words("e")], "--to", "text", out="fresh")[1]
+    assert found == fresh
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seed", 1], "answers of seed 0, not of 1; give another --out"),
+        (["--to", "image"], "answers of to None, not of 'image'"),
+        (["temperature=0.5"], "answers of temperature 1.0, not of 0.5"),
+        (["sampling.image.top_k=3"], "answers of sampling {}"),
+    ],
+)
+def test_answers_of_other_settings_are_not_mixed(bundle, folder, capsys, words, message):
+    documents = [{"id": "a", "parts": [{"type": "text", "text": "a"}]}]
+    before = answer(bundle, folder, documents)[1]
+    capsys.readouterr()
+    assert answer(bundle, folder, documents, *words) == (2, before)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"journal.jsonl: holds {message}" in line
+
+
+def test_answers_of_another_model_are_not_mixed(bundle, folder, capsys, tmp_path_factory):
+    documents = [{"id": "a", "parts": [{"type": "text", "text": "a"}]}]
+    answer(bundle, folder, documents, "--to", "text")
+    other = make_bundle(tmp_path_factory.mktemp("other"), seed=1)
+    assert answer(other, folder, documents, "--to", "text")[0] == 2
+    assert "holds answers of checkpoint" in capsys.readouterr().err
+
+
+def test_no_more_memory_is_set_aside_than_prompts_can_come_to_need(bundle, folder, monkeypatch):
+    made = []
+    reader = Decoder.reader
+    monkeypatch.setattr(Decoder, "reader", lambda self, *words: made.append(reader(self, *words)) or made[-1])
+    documents = [{"id": str(n), "parts": [{"type": "text", "text": "a" * 10 * n}]} for n in range(4)]
+    assert answer(bundle, folder, documents, "--to", "text")[0] == 0
+    assert 0 < made[0].cache.length < 512  # which the model has
 
 
 def test_what_cannot_be_answered_is_named_and_costs_no_other(bundle, folder, capsys):

@@ -83,12 +83,12 @@ def drive(engine, asked, random):
     return [found[number] for number in range(len(asked))], most
 
 
-@pytest.mark.parametrize(("slots", "chunk"), [(4, 3), (7, 1), (30, 100)])
-def test_what_a_request_gets_is_what_the_slow_way_gives_it_alone(decoder, slots, chunk):
+@pytest.mark.parametrize(("slots", "chunk", "reserve"), [(4, 3, True), (7, 1, False), (30, 100, True)])
+def test_what_a_request_gets_is_what_the_slow_way_gives_it_alone(decoder, slots, chunk, reserve):
     asked = requests(decoder)
     expected = [slow_write(decoder, request) for request in asked]
     assert {finish for _, finish in expected} == {"stop", "length"}
-    found, most = drive(Engine(decoder, slots, chunk=chunk), asked, np.random.default_rng(slots))
+    found, most = drive(Engine(decoder, slots, chunk=chunk, reserve=reserve), asked, np.random.default_rng(slots))
     assert found == expected
     assert most > 2
     assert decoder.write(asked) == [ids for ids, _ in expected]
@@ -178,6 +178,30 @@ def test_a_shorter_engine_ends_what_it_begins(decoder):
         assert not decoder.automaton.advance_all([*prompt(decoder, 1, 2), *ids]).modality
 
 
+@pytest.mark.parametrize("depth", [False, True])
+def test_memory_is_set_aside_as_requests_come_to_need_it(depth):
+    """Also while others are being written, which lose nothing by it."""
+    decoder = made(depth)
+    asked = [Request(prompt(decoder, 1), max_tokens=most, seed=most) for most in (3, 60, 1000)]
+    engine, tickets, found, lengths = Engine(decoder, slots=3, reserve=False), [], {}, []
+    for request in asked:
+        tickets.append(engine.submit(request))
+        for written in engine.step():
+            found.setdefault(written.ticket, []).extend(written.ids)
+        lengths.append(engine._reader.cache.length)
+    assert lengths == [32, 128, 256]  # 2 + 3 + a span of 20 + 1, 2 + 60 + 21, and the model's own
+    while engine.busy:
+        for written in engine.step():
+            found.setdefault(written.ticket, []).extend(written.ids)
+    alone = Engine(decoder, slots=1)
+    for ticket, request in zip(tickets, asked, strict=True):
+        own = alone.submit(request)
+        written = []
+        while alone.busy:
+            written += [token for step in alone.step() if step.ticket == own for token in step.ids]
+        assert found[ticket] == written
+
+
 def test_what_can_never_be_served_is_refused_at_once(decoder):
     engine, a = Engine(decoder, slots=2, length=50), prompt(decoder, 1)
     opener = decoder.vocabulary.opener("image")
@@ -228,6 +252,19 @@ def test_a_slot_keeps_what_it_read_when_it_moves():
     assert cache.filled == [1, 3, 5]
     assert torch.equal(keys[0, :, :1], more[0])
     assert torch.equal(keys[1], torch.cat([rows[1, :, :2], more[1]], 1))
+
+
+def test_a_cache_that_grows_keeps_what_it_has():
+    cache, rows, more = KeyValueCache(2, 3), torch.randn(2, 2, 3, 5), torch.randn(2, 2, 2, 5)
+    cache.place([0, 1], [3, 2], rows.device)
+    cache.update(rows, rows + 1, 0)
+    cache.grow(2)  # there is more already
+    assert cache.length == 3
+    cache.grow(6)
+    cache.place([0, 1], [1, 2], rows.device)
+    keys, values = cache.update(more, more + 1, 0)
+    assert torch.equal(keys[0], torch.cat([rows[0], more[0, :, :1]], 1))
+    assert torch.equal(values[1], torch.cat([rows[1, :, :2], more[1]], 1) + 1)
 
 
 def test_the_cut_head_says_what_the_whole_one_says():

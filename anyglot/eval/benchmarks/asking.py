@@ -60,9 +60,10 @@ def ask(
     """
     model.check_target(to)
     role = "user" if config.chat else None
-    prompts = ((name, [Message(role, list(parts))]) for name, parts in asked.items())
-    settings = (config.batch, config.max_tokens, config.seed, config.guidance)
-    for name, reply in replies(model, prompts, to, *settings):
+    prompts = (
+        (name, [Message(role, list(parts))], config.seed + place) for place, (name, parts) in enumerate(asked.items())
+    )
+    for name, reply in replies(model, prompts, to, config.batch, config.max_tokens, config.guidance):
         progress.advance(what, 1)
         if isinstance(reply, AnyglotError):
             yield name, reply
