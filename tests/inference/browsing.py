@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+PATIENCE = 60_000  # milliseconds that something may take to happen, on a machine that is busy
+
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -35,6 +37,7 @@ class Chat:
     def __init__(self, page, server) -> None:
         from playwright.sync_api import expect
 
+        expect.set_options(timeout=PATIENCE)
         self.page, self.server, self.expect, self.complaints = page, server, expect, []
         self.message = page.get_by_role("textbox", name="Message")
 
@@ -55,7 +58,7 @@ class Chat:
 
     def until(self, selector: str, script: str):
         """The value of a script on an element, once it is not falsy."""
-        end_of_patience = time.monotonic() + 10
+        end_of_patience = time.monotonic() + PATIENCE / 1000
         while time.monotonic() < end_of_patience:
             value = self.attribute(selector, script)
             if value:
@@ -68,7 +71,7 @@ class Chat:
 def opened(browser, address: str, server=None):
     """The page at an address. Whatever is done with it, no other server is asked and the console stays clean."""
     context = browser.new_context(viewport={"width": 1100, "height": 800})
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     chat, outside = Chat(page, server), []
     page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else outside.append(r.url))

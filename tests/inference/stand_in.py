@@ -18,8 +18,9 @@ MODALITIES = ["text", "image", "speech", "video", "motion", "graph", "item"]
 
 
 class StandIn(ThreadingHTTPServer):
-    """replies: for each coming request, a list of chunks (dict), pauses in seconds (float) and broken lines (str); or
-    (status, message) to refuse it. requests: bodies that came. left: set once a client hung up in the middle."""
+    """replies: for each coming request, an iterable of chunks (dict), pauses in seconds (float) or until something is
+    set (threading.Event), and broken lines (str); or (status, message) to refuse it. requests: bodies that came.
+    left: set once a client hung up in the middle."""
 
     daemon_threads = True
 
@@ -66,6 +67,9 @@ class _Handler(SimpleHTTPRequestHandler):
             for chunk in reply:
                 if isinstance(chunk, float):
                     time.sleep(chunk)
+                    continue
+                if isinstance(chunk, threading.Event):
+                    chunk.wait(60)
                     continue
                 text = chunk if isinstance(chunk, str) else f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
                 for start in range(0, len(text.encode()), 7001):  # cut anywhere, in the middle of letters too

@@ -4,9 +4,11 @@ import base64
 import io
 import threading
 import time
+import warnings
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -120,7 +122,7 @@ def running(model, engine, key="", **settings):
         assert not thread.is_alive()  # or its engine would go on beside other tests
 
 
-def until(condition, seconds=30.0):
+def until(condition, seconds=60.0):
     """Wait for something that another thread brings about."""
     end = time.monotonic() + seconds
     while not condition():
@@ -128,10 +130,29 @@ def until(condition, seconds=30.0):
         time.sleep(0.005)
 
 
+@contextmanager
+def at_most(mib):
+    """What is done here never takes more than so much memory beyond what this process has, C's libraries counted."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now, whatever ran before
+    except OSError as error:
+        warnings.warn(f"the peak of memory is not looked at: {error}", stacklevel=3)
+        yield
+        return
+    before = _peak_mib()
+    yield
+    assert _peak_mib() - before < mib
+
+
+def _peak_mib():
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
+
+
 def ask(address, content="hello", **more):
     """The response to a chat request of one message."""
     body = {"model": "tiny", "messages": [{"role": "user", "content": content}], **more}
-    return httpx.post(f"{address}/v1/chat/completions", json=body, timeout=20)
+    return httpx.post(f"{address}/v1/chat/completions", json=body, timeout=60)
 
 
 def png(width=12, height=8):

@@ -112,14 +112,13 @@ def test_whatever_the_schema_allows_or_forbids_is_answered_without_a_failure(add
 
         @settings(
             max_examples=examples,
-            deadline=None,
             derandomize=True,
             suppress_health_check=list(HealthCheck),
             database=None,
         )
         @given(case=operation.as_strategy(schemathesis.GenerationMode(mode)))
         def never_fails(case):
-            assert case.call(timeout=20).status_code in (200, 400, 404, 405, 413)
+            assert case.call(timeout=60).status_code in (200, 400, 404, 405, 413)
 
         never_fails()
     assert httpx.get(f"{address}/health").json() == {"status": "ok", "running": 0, "waiting": 0}

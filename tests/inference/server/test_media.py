@@ -3,9 +3,7 @@
 import ast
 import base64
 import io
-import resource
 import struct
-import time
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +20,7 @@ from anyglot.inference.server import media, wire
 from anyglot.inference.server.config import Limits
 from anyglot.inference.server.media import decode_media
 from anyglot.tokenizers import molecules
-from tests.inference.server.serving import png, url, wav
+from tests.inference.server.serving import at_most, png, url, wav
 
 LIMITS = Limits()
 SERVER = Path(anyglot.inference.server.__file__).parent
@@ -75,18 +73,10 @@ def tokenizers(model):
     return model.tokenizers
 
 
-def peak_mib():
-    """The most memory that this process has ever had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
 def refused(tokenizers, modality, content, limits=LIMITS):
-    """The message of a refusal that took neither long nor much memory, that of libraries in C counted."""
-    began, before = time.process_time(), peak_mib()
-    with pytest.raises(MediaError) as caught:
+    """The message of a refusal that did not take much memory."""
+    with at_most(mib=400), pytest.raises(MediaError) as caught:
         decode_media(modality, content, tokenizers, limits)
-    assert time.process_time() - began < 5
-    assert peak_mib() - before < 400
     return str(caught.value)
 
 
@@ -271,7 +261,7 @@ def test_bytes_are_counted_before_base64_is_undone(tokenizers, monkeypatch):
 SEEDS = [png(), png(100, 1), wav(), wav(2000, 8000, kind="FLAC"), wav(2000, 8000, 2, kind="OGG")]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, derandomize=True, database=None)
 @given(data=st.data())
 def test_damaged_files_are_refused_or_read_and_nothing_else(model, data):
     seed = data.draw(st.sampled_from(SEEDS))

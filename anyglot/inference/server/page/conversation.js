@@ -2,6 +2,7 @@
 
 import { complete } from "./api.js";
 import { h } from "./dom.js";
+import { keep, take } from "./kept.js";
 import { Reply } from "./reply.js";
 import { viewOf } from "./parts/part.js";
 
@@ -13,38 +14,69 @@ export class Conversation {
   constructor(log, onBusy) {
     this.log = log;
     this.onBusy = onBusy;
-    this.turns = []; // [{user: parts, said: its element, reply: Reply | undefined}]
+    this.turns = []; // [{user: parts, said: its element, reply: Reply | undefined, settings: the reply's}]
+    this.cut = false; // whether earlier turns were too large to be kept when the page was loaded again
+    this.model = ""; // to be asked
+    addEventListener("pagehide", () => this.keep()); // with what is just being written
   }
 
   /** Say something, and show what is answered. */
-  async say(parts, model, settings) {
-    const turn = { user: parts, said: h("article.said", { "aria-label": "You" }, ...parts.map(viewOf)) };
-    this.turns.push(turn);
-    this.log.append(turn.said);
-    await this.answer(turn, model, settings);
+  async say(parts, settings) {
+    await this.answer(this.begin(parts), settings);
   }
 
-  async answer(turn, model, settings) {
+  async answer(turn, settings) {
     this.stop();
     turn.reply?.element.remove();
     const messages = [...this.before(turn), { role: "user", content: turn.user.map(sendable) }];
-    const reply = new Reply({
-      seed: settings.seed,
-      again: () => this.answer(turn, model, { ...settings, seed: settings.seed + 1 }),
-    });
-    turn.reply = reply;
-    turn.said.after(reply.element);
+    const reply = this.reply(turn, settings);
     const aborter = (this.aborter = new AbortController());
     this.onBusy(true);
     let failure;
     try {
-      for await (const chunk of complete({ model, messages, ...settings }, aborter.signal)) reply.take(chunk);
+      const request = { model: this.model, messages, ...settings };
+      for await (const chunk of complete(request, aborter.signal)) reply.take(chunk);
     } catch (error) {
       failure = error;
     } finally {
       if (this.aborter === aborter) this.onBusy(false);
     }
     reply.close(failure);
+    this.keep();
+  }
+
+  /** Show what is said, as a turn that is not answered yet. */
+  begin(parts) {
+    const turn = { user: parts, said: h("article.said", { "aria-label": "You" }, ...parts.map(viewOf)) };
+    this.turns.push(turn);
+    this.log.append(turn.said);
+    return turn;
+  }
+
+  /** The place of a turn's reply, empty yet. */
+  reply(turn, settings) {
+    const again = () => this.answer(turn, { ...settings, seed: settings.seed + 1 });
+    turn.reply = new Reply({ seed: settings.seed, again });
+    turn.settings = settings;
+    turn.said.after(turn.reply.element);
+    return turn.reply;
+  }
+
+  keep() {
+    keep(this.turns.map(({ user, settings, reply }) => ({ user, settings, reply: reply?.kept })), this.cut);
+  }
+
+  /** Show the conversation that was kept. @returns {boolean} whether there was one */
+  restore() {
+    const { cut, turns } = take();
+    this.cut = cut;
+    if (cut) this.log.append(h("p.missing", { role: "note" }, "What was said before was too large to be kept."));
+    for (const { user, settings, reply } of turns) {
+      const turn = this.begin(user);
+      if (reply) this.reply(turn, settings).restore(reply);
+    }
+    this.keep();
+    return turns.length > 0;
   }
 
   /** The messages before a turn. One that was not answered is left out: two of the user in a row are no chat. */
@@ -63,7 +95,9 @@ export class Conversation {
   clear() {
     this.stop();
     this.turns = [];
+    this.cut = false;
     this.log.replaceChildren();
+    this.keep();
   }
 }
 

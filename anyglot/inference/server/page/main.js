@@ -15,13 +15,11 @@ for (const button of document.querySelectorAll("[data-icon]")) {
 const find = (selector) => document.querySelector(selector);
 const scroller = find("main");
 const settings = new Settings(find("#settings form"));
-let model = "";
-
 const conversation = new Conversation(find("#log"), (running) => composer.busy(running));
 
 const composer = new Composer(find("#composer"), {
   ready() {
-    if (!model) {
+    if (!conversation.model) {
       composer.tell("No answer from the server yet; trying again. Send once more.");
       meet();
       return false;
@@ -34,7 +32,7 @@ const composer = new Composer(find("#composer"), {
   send(parts, to) {
     find("#welcome").hidden = true;
     following = true;
-    conversation.say(parts, model, settings.request(to));
+    conversation.say(parts, settings.request(to));
   },
   stop: () => conversation.stop(),
 });
@@ -43,8 +41,8 @@ const composer = new Composer(find("#composer"), {
 async function meet() {
   try {
     const [served] = await models();
-    model = served.id;
-    find("#model").textContent = model;
+    conversation.model = served.id;
+    find("#model").textContent = served.id;
     offer(served.modalities);
     composer.tell("");
   } catch (error) {
@@ -99,3 +97,4 @@ document.addEventListener("keydown", (event) => {
 });
 
 meet();
+find("#welcome").hidden = conversation.restore();

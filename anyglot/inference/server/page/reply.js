@@ -89,25 +89,44 @@ export class Reply {
 
   /** No more chunks come: all is there, or `error` says why not. */
   close(error) {
-    this.element.classList.remove("writing");
-    this.element.removeAttribute("aria-busy");
     for (const view of this.open.values()) {
       if (view instanceof SpeechView) view.abandon();
       view.element.remove();
     }
     this.open.clear();
     if (error?.name === "AbortError") this.reason = "cancelled";
-    else if (error) this.body.append(h("p.error", { role: "alert" }, error.message));
-    this.foot.append(...this.facts(), this.retryButton());
-    if (navigator.clipboard && this.parts.some((part) => part.type === "text")) this.foot.append(this.copyButton());
+    else if (error) this.failure = error.message;
+    this.end(this.facts());
     if (error && error.name !== "AbortError" && !(error instanceof ApiError)) throw error; // a fault of this page
+  }
+
+  /** What is needed to show it again. */
+  get kept() {
+    return { parts: this.parts, failure: this.failure, facts: this.told ?? `cut off as the page left · seed ${this.seed}` };
+  }
+
+  /** Show what was written before the page was loaded again. @param {object} kept */
+  restore({ parts, failure, facts }) {
+    this.parts = parts;
+    this.failure = failure;
+    this.body.append(...parts.map(viewOf));
+    this.end(facts);
+  }
+
+  /** Nothing more comes. facts: a line about the reply. */
+  end(facts) {
+    this.told = facts;
+    this.element.classList.remove("writing");
+    this.element.removeAttribute("aria-busy");
+    if (this.failure) this.body.append(h("p.error", { role: "alert" }, this.failure));
+    this.foot.append(h("span.facts", {}, facts), this.retryButton());
+    if (navigator.clipboard && this.parts.some((part) => part.type === "text")) this.foot.append(this.copyButton());
   }
 
   facts() {
     const seconds = (performance.now() - this.began) / 1000;
     const rate = this.written ? `${this.written} tokens · ${(this.written / seconds).toFixed(0)} a second` : null;
-    const facts = [ENDS[this.reason], rate, `seed ${this.seed}`].filter(Boolean);
-    return [h("span.facts", {}, facts.join(" · "))];
+    return [ENDS[this.reason], rate, `seed ${this.seed}`].filter(Boolean).join(" · ");
   }
 
   retryButton() {
