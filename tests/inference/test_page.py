@@ -440,7 +440,8 @@ def test_a_reload_in_the_middle_keeps_what_was_written(chat):
     chat.page.reload()
     goes_on.set()
     chat.expect(chat.page.locator(".reply p.text")).to_have_text("here it")
-    chat.expect(chat.page.locator(".reply .facts")).to_contain_text("cut off")
+    # the browser may cut the connection before it tells the page that it leaves, or after
+    chat.expect(chat.page.locator(".reply")).to_contain_text(re.compile("stopped|ended in the middle"))
     chat.expect(chat.page.get_by_role("button", name="Stop")).to_have_count(0)
 
 

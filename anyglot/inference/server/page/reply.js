@@ -102,7 +102,7 @@ export class Reply {
 
   /** What is needed to show it again. */
   get kept() {
-    return { parts: this.parts, failure: this.failure, facts: this.told ?? `cut off as the page left · seed ${this.seed}` };
+    return { parts: this.parts, failure: this.failure, facts: this.told ?? `${ENDS.cancelled} · seed ${this.seed}` };
   }
 
   /** Show what was written before the page was loaded again. @param {object} kept */
