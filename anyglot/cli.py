@@ -23,6 +23,7 @@ STAGES = (
     "pretrain",
     "finetune",
     "preference",
+    "maskgit",
 )
 GO_ON = "interrupted; what was finished is kept, run the same command again to go on"
 

@@ -26,6 +26,7 @@ SCHEMAS = {  # what the verbs make of a config, by its `stage` or `kind`
     "pretrain": "anyglot.train.pretrain:PretrainConfig",
     "finetune": "anyglot.train.finetune:FinetuneConfig",
     "preference": "anyglot.train.preference:PreferenceConfig",
+    "maskgit": "anyglot.train.maskgit:MaskGITStageConfig",
     "tokenizers": "anyglot.eval.tokenizers:TokenizersEval",
     "language_model": "anyglot.eval.language_model:LanguageModelEval",
     "recommendation": "anyglot.eval.recommendation:RecommendationEval",

@@ -38,6 +38,7 @@ SCHEMAS = {  # by `stage` or `kind`; a config with neither is one of `anyglot to
     "pretrain": ("anyglot.train.pretrain", "PretrainConfig"),
     "finetune": ("anyglot.train.finetune", "FinetuneConfig"),
     "preference": ("anyglot.train.preference", "PreferenceConfig"),
+    "maskgit": ("anyglot.train.maskgit", "MaskGITStageConfig"),
     "tokenizers": ("anyglot.eval.tokenizers", "TokenizersEval"),
     "language_model": ("anyglot.eval.language_model", "LanguageModelEval"),
     "recommendation": ("anyglot.eval.recommendation", "RecommendationEval"),

@@ -13,6 +13,7 @@ from anyglot.errors import AnyglotError, MediaError, MismatchError
 from anyglot.inference.decode import Request
 from anyglot.inference.decoder import Decoder
 from anyglot.inference.events import Event, EventStream
+from anyglot.inference.maskgit import is_maskgit
 from anyglot.inference.sampling import SamplingConfig
 from anyglot.inference.trie import Trie
 from anyglot.lm.depth import DepthTransformer, has_depth
@@ -85,6 +86,10 @@ class Anyglot:
             AnyglotError: a piece is missing. MismatchError: the pieces do not belong together.
         """
         directory = Path(directory)
+        if is_maskgit(directory):
+            raise AnyglotError(
+                f"{directory} holds a masked transformer, no language model; give it words with `anyglot generate`"
+            )
         if not (directory / "config.json").is_file():
             raise AnyglotError(f"{directory}: no model here (config.json is missing); give a run's `model` folder")
         vocabulary = Vocabulary.load(directory)

@@ -11,6 +11,7 @@ from anyglot.config import typed
 from anyglot.data.documents import Message, Part
 from anyglot.errors import ConfigError, MediaError
 from anyglot.files import write_text
+from anyglot.inference import maskgit
 from anyglot.inference.anyglot import Anyglot, media_of
 from anyglot.inference.sampling import SamplingConfig
 from anyglot.lm.vocabulary import TEXT
@@ -106,6 +107,10 @@ def generate(
 
     from anyglot.inference.terminal import printable
 
+    directory = checkpoint / "model" if (checkpoint / "model").is_dir() else checkpoint
+    if maskgit.is_maskgit(directory):
+        maskgit.generate(directory, parts, to, out, seed, overrides)
+        return
     config = load_config(overrides)
     prompt = [make_part(modality, value) for modality, value in parts]
     model = load_model(checkpoint, config)
