@@ -128,7 +128,7 @@ def fill(
         share = cos(pi / 2 * (step + 1) / settings.steps)
         left = torch.tensor([floor(share * n) for n in total.tolist()], device=count.device)
         stay = count - torch.minimum(left, (count - 1).clamp(min=0))
-        rank = sureness.argsort(1, descending=True, stable=True).argsort(1)
+        rank = sureness.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         settled = masked & (rank < stay[:, None])
         batch = batch._replace(ids=torch.where(settled, drawn, batch.ids))
         masked = masked & ~settled
