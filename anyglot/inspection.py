@@ -266,6 +266,8 @@ def _model(path: Path, console: Console) -> None:
         config = json.loads((path / "config.json").read_text("utf-8"))
         kept = ("architectures", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "dtype")
         _mapping({key: config[key] for key in kept if key in config}, console)
+    if (path / "maskgit.json").is_file():
+        _mapping(json.loads((path / "maskgit.json").read_text("utf-8")), console)
     for manifest in sorted(path.glob("tokenizers/*/manifest.json")):
         described = json.loads(manifest.read_text("utf-8"))
         console.print(f"tokenizer {manifest.parent.name}: {described['fingerprint']}")

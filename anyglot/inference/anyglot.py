@@ -88,7 +88,7 @@ class Anyglot:
         directory = Path(directory)
         if is_maskgit(directory):
             raise AnyglotError(
-                f"{directory} holds a masked transformer, no language model; give it words with `anyglot generate`"
+                f"{directory} holds a masked transformer, no language model; it writes with `anyglot generate --text`"
             )
         if not (directory / "config.json").is_file():
             raise AnyglotError(f"{directory}: no model here (config.json is missing); give a run's `model` folder")

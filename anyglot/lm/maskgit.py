@@ -87,7 +87,7 @@ class MaskedTransformer(nn.Module):
         self.codebooks = [vocabulary.named_blocks[f"{modality}.{level}"] for level in range(count)]
         width = config.hidden
         self.embedding = nn.Embedding(vocabulary.size + 1, width)
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)  # the head's rows too; `_embedded` makes it 1 for input
         self.word_place = nn.Linear(width, width)
         self.code_place = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in self.modality.spec.axes)
         self.level = nn.Parameter(torch.randn(count, width) * 0.02)
@@ -101,13 +101,17 @@ class MaskedTransformer(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """States of all codes, `[batch, length, hidden]`, from which `logits` reads what each of them is."""
         words = torch.arange(batch.words.shape[1], device=batch.words.device)
-        said = self.embedding(batch.words) + self.word_place(waves(words, self.config.hidden))
-        codes = self.embedding(batch.ids) + self.level[batch.levels]
+        said = self._embedded(batch.words) + self.word_place(waves(words, self.config.hidden))
+        codes = self._embedded(batch.ids) + self.level[batch.levels]
         for axis, place in enumerate(self.code_place):
             codes = codes + place(waves(batch.places[..., axis], self.config.hidden))
         hidden = torch.cat([said, codes], 1)
         padding = ~torch.cat([batch.has_word, batch.real], 1)
         return self.head(self.layers(hidden, src_key_padding_mask=padding)[:, said.shape[1] :])  # type: ignore[no-any-return]
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        """As large as the waves of places, which would drown them."""
+        return self.embedding(ids) * self.config.hidden**0.5  # type: ignore[no-any-return]
 
     def logits(self, states: Tensor, level: int) -> Tensor:
         """Of states `[n, hidden]`, which code of a level they are: fp32 `[n, size of its codebook]`."""
