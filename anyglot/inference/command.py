@@ -107,9 +107,8 @@ def generate(
 
     from anyglot.inference.terminal import printable
 
-    directory = checkpoint / "model" if (checkpoint / "model").is_dir() else checkpoint
-    if maskgit.is_maskgit(directory):
-        maskgit.generate(directory, parts, to, out, seed, overrides)
+    if maskgit.is_maskgit(model_folder(checkpoint)):
+        maskgit.generate(model_folder(checkpoint), parts, to, out, seed, overrides)
         return
     config = load_config(overrides)
     prompt = [make_part(modality, value) for modality, value in parts]
