@@ -156,7 +156,7 @@ def train(model: MaskedTransformer, blocks: Sequence[Block], config: MaskGITStag
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
-                raise AnyglotError(f"loss {float(loss)}, gradient norm {float(norm)} at step {step}; lower lr")
+                raise AnyglotError(f"loss {float(loss.detach())}, gradient norm {float(norm)} at step {step}; lower lr")
             optimizer.step()
             step += 1
             log_file.advance(step, config.steps, f"loss {float(loss.detach()):.3f}" if log_file.watched else "")
