@@ -193,7 +193,9 @@ def generate(
 
     from anyglot.train.device import local_device
 
-    settings = typed(MaskGITSampling, dict(OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))))
+    mapping = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    assert isinstance(mapping, dict)
+    settings = typed(MaskGITSampling, {str(key): value for key, value in mapping.items()})
     for modality, _ in parts:
         if modality != TEXT:
             raise ConfigError(f"a masked transformer is told words, no {modality}; leave that part out")

@@ -107,11 +107,11 @@ class MaskedTransformer(nn.Module):
             codes = codes + place(waves(batch.places[..., axis], self.config.hidden))
         hidden = torch.cat([said, codes], 1)
         padding = ~torch.cat([batch.has_word, batch.real], 1)
-        return self.head(self.layers(hidden, src_key_padding_mask=padding)[:, said.shape[1] :])  # type: ignore[no-any-return]
+        return self.head(self.layers(hidden, src_key_padding_mask=padding)[:, said.shape[1] :])
 
     def _embedded(self, ids: Tensor) -> Tensor:
         """As large as the waves of places, which would drown them."""
-        return self.embedding(ids) * self.config.hidden**0.5  # type: ignore[no-any-return]
+        return self.embedding(ids) * self.config.hidden**0.5
 
     def logits(self, states: Tensor, level: int) -> Tensor:
         """Of states `[n, hidden]`, which code of a level they are: fp32 `[n, size of its codebook]`."""
