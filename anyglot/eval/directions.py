@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anyglot.eval.cases import Case, by_direction, direction_of, extremes, lower_is_better, ranked
-from anyglot.eval.page import can_show
+from anyglot.eval.page import can_show, number
 from anyglot.eval.records import Records
 from anyglot.eval.report import Cell, Comparison, Direction, Figure, Matrix, Pair, Part, Sample, Section, read_json
 from anyglot.eval.samples import SAMPLES
@@ -82,15 +82,30 @@ def figures_by_direction(one: Evaluation) -> dict[str, list[str]]:
 
 
 def directions_of(one: Evaluation) -> list[Direction]:
-    """What was measured item by item, and whatever has samples."""
+    """Whatever has cases to show, or items that failed."""
+    return [found for found in _all(one) if _has_cases(found)]
+
+
+def sections_of(one: Evaluation) -> list[Section]:
+    """The figures that are of no such direction, by what their names begin with."""
+    shown = {figure.name for found in directions_of(one) for figure in found.figures}
+    groups: dict[str, list[str]] = {}
+    for name in chain(*figures_by_direction(one).values()):
+        if one.prefix + name not in shown:
+            groups.setdefault(name.rpartition(".")[0], []).append(name)
+    return [Section(one.prefix + (prefix or "figures"), _figures(one, names)) for prefix, names in groups.items()]
+
+
+def _all(one: Evaluation) -> list[Direction]:
     measured, samples = by_direction(one.scores), one.cases
     found = []
     for key, names in figures_by_direction(one).items():
         if not key:
             continue
         scores = measured.get(key, {})
-        rows = {(row["id"], row.get("nth", 0)): row for row in samples.get(key, [])}
-        best, worst = extremes(ranked(scores), SHOWN)
+        rows = {_key(row): row for row in samples.get(key, [])}
+        cases = ranked(scores)
+        best, worst = extremes(cases, SHOWN) if rows or _tells(cases) else ([], [])
         shown = {(case.id, case.nth) for case in (*best, *worst)}
         found.append(
             Direction(
@@ -108,31 +123,51 @@ def directions_of(one: Evaluation) -> list[Direction]:
     return found
 
 
-def sections_of(one: Evaluation) -> list[Section]:
-    """The figures that are of no direction, by what their names begin with."""
-    groups: dict[str, list[str]] = {}
-    for name in figures_by_direction(one)[""]:
-        groups.setdefault(name.rpartition(".")[0], []).append(name)
-    return [Section(one.prefix + (prefix or "figures"), _figures(one, names)) for prefix, names in groups.items()]
+def _has_cases(direction: Direction) -> bool:
+    return bool(direction.best or direction.samples or direction.failed)
+
+
+def _tells(cases: Sequence[Case]) -> bool:
+    """Whether the names of cases alone say something: of right and wrong ones, any three are as good as others."""
+    return len({next(iter(case.figures.values())) for case in cases}) > 2
 
 
 def comparisons_of(one: Evaluation) -> list[Comparison]:
-    """Media beside what their codes gave back."""
+    """Media beside what their codes gave back, best first where that was measured."""
     found = []
     for modality, rows in one.samples.items():
         if _coded(rows):
-            media = [
-                [_part(one, {"type": modality, "path": row[key]}) for key in ("original", "decoded")] for row in rows
-            ]
-            pairs = [Pair(row["label"], *parts) for row, parts in zip(rows, media, strict=True)]
+            cases = ranked(_first_of(one, modality))
+            places = {(case.id, case.nth): place for place, case in enumerate(cases)}
+            pairs = []
+            for row in sorted(rows, key=lambda row: places.get(_key(row), len(cases))):
+                original, decoded = (
+                    _part(one, {"type": modality, "path": row[key]}) for key in ("original", "decoded")
+                )
+                note = _rank(cases, places[_key(row)]) if _key(row) in places else ""
+                pairs.append(Pair(row["label"], original, decoded, note))
             found.append(Comparison(f"{one.prefix}{modality}", "original, and coded and decoded", pairs))
     return found
+
+
+def _first_of(one: Evaluation, modality: str) -> dict[str, Score]:
+    """A tokenizer's figures of the items that it was measured on."""
+    found = (scores for key, scores in by_direction(one.scores).items() if key.partition(".")[0] == modality)
+    return next(found, {})
+
+
+def _rank(cases: Sequence[Case], place: int) -> str:
+    figures = ", ".join(
+        f"{direction_of(name)[1]} {number(value, None)}" for name, value in cases[place].figures.items()
+    )
+    return f"{place + 1} of {len(cases)}: {figures}"
 
 
 def matrix_of(evaluations: Sequence[Evaluation]) -> Matrix | None:
     """Source by target, of everything that was asked of a language model; None of fewer than two directions."""
     cells: dict[tuple[str, str], Cell] = {}
     targets: dict[str, str] = {}
+    named = {found.name for one in evaluations for found in directions_of(one)}
     for one in evaluations:
         for name in one.metrics:
             if asked := PAIR.fullmatch(name):
@@ -140,7 +175,8 @@ def matrix_of(evaluations: Sequence[Evaluation]) -> Matrix | None:
                 cell = cells.setdefault((source, target), Cell(True))
                 if targets.setdefault(target, figure) == figure:
                     setattr(cell, group, one.prefix + name)
-                    cell.direction = cell.direction or f"{one.prefix}lm.{source}_to_{target}.{group}"
+                    link = f"{one.prefix}lm.{source}_to_{target}.{group}"
+                    cell.direction = cell.direction or (link if link in named else "")
                 valid = f"lm.{source}_to_{target}.span_validity"
                 cell.validity = one.prefix + valid if valid in one.metrics else ""
     if len(cells) < 2:
@@ -190,6 +226,11 @@ def _part(one: Evaluation, part: Mapping[str, str]) -> Part:
         return Part(part["type"], part.get("text", ""))
     path = Path(one.at) / part["path"]
     return Part(part["type"], path=str(path)) if can_show(one.page / path) else Part("text", f"(no {part['path']})")
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, int]:
+    """Which item a row of samples.json is; older ones of tokenizers do not say."""
+    return row.get("id", ""), row.get("nth", 0)
 
 
 def _coded(rows: Sequence[Mapping[str, Any]]) -> bool:

@@ -79,11 +79,12 @@ class Part:
 
 @dataclass
 class Pair:
-    """A medium as it was, and coded and decoded."""
+    """A medium as it was, and coded and decoded. note: how well."""
 
     label: str
     original: Part
     decoded: Part
+    note: str = ""
 
 
 @dataclass

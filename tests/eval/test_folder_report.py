@@ -17,7 +17,16 @@ from anyglot.cli import main
 from anyglot.errors import AnyglotError
 from anyglot.eval import command, folder_report
 from anyglot.eval.benchmarks import coco_captions, geneval, librispeech
-from anyglot.eval.directions import Evaluation, baselines, directions_of, figures_by_direction, matrix_of, title_of
+from anyglot.eval.directions import (
+    Evaluation,
+    baselines,
+    comparisons_of,
+    directions_of,
+    figures_by_direction,
+    matrix_of,
+    sections_of,
+    title_of,
+)
 from anyglot.eval.records import Records
 from anyglot.eval.scores import Score
 from tests.eval.test_report import Page
@@ -113,10 +122,28 @@ def test_best_and_worst_cases_stand_first_with_their_media(folder):
 
 
 def test_cases_without_contents_are_named(folder):
+    kept = records()
+    kept.scores["lm.image_to_speech.wer_seen"] = Score(["a", "b", "c"], [3, 1, 2], [2, 2, 2])
+    kept.save(folder)
     spoken = directions_of(Evaluation.read(folder))[1]
     assert [(case.label, case.answer, case.figures) for case in spoken.best] == [("b", [], {"wer": 0.5})]
     assert [(case.label, case.figures) for case in spoken.worst] == [("a", {"wer": 1.5})]
     assert spoken.order == "wer (low)"
+
+
+def test_names_of_right_and_wrong_ones_alone_are_not_shown(tmp_path):
+    found = Records({"kind": "conversation"}, {})
+    found.scores = {
+        f"conversation.right_turn_{turn}": Score.mean([f"{name}/{turn}" for name in NAMES], RIGHT) for turn in (1, 2)
+    }
+    found.save(tmp_path)
+    one = Evaluation.read(tmp_path)
+    assert directions_of(one) == []
+    (section,) = sections_of(one)
+    assert (section.title, [figure.label for figure in section.figures]) == (
+        "conversation", ["right_turn_1", "right_turn_2"],
+    )  # fmt: skip
+    assert "n = 12" in words_of(tmp_path)
 
 
 def test_an_item_that_is_worst_but_was_not_kept_is_named_all_the_same(folder):
@@ -146,7 +173,7 @@ def test_media_that_are_gone_cost_no_page(folder):
 
 def test_a_folder_of_evaluations_is_one_page(folder):
     other = Records({"kind": "language_model", "seed": 1}, {})
-    other.scores = {"lm.image_to_text.exact_heldout": Score.mean(["x", "y"], [0, 1])}
+    other.scores = {"lm.image_to_text.exact_heldout": Score.mean(["x", "y", "z"], [0, 0.5, 1])}
     other.save(folder.parent / "understanding")
     pairs = {"image": [{"label": "a", "original": "media/1.png", "decoded": "gone.png"}]}
     (folder.parent / "tokenizers").mkdir()
@@ -176,6 +203,23 @@ def test_groups_are_apart_without_records_too():
         "lm.text_to_image.heldout": ["lm.text_to_image.psnr_heldout"],
         "": [],
     }
+
+
+def test_reconstructions_stand_in_order_of_how_good_they_are(folder):
+    found = Records({"kind": "tokenizers"}, {})
+    found.scores = {
+        "image.psnr_heldout": Score.mean(["a", "b", "c"], [9.0, 4.0, 25.0], scale="psnr"),
+        "image.ssim_heldout": Score.mean(["a", "b", "c"], [0.5, 0.9, 0.1]),
+    }
+    found.save(folder)
+    rows = [
+        {"id": name, "nth": 0, "label": name, "original": "media/3.png", "decoded": "media/4.png"} for name in "cab"
+    ]
+    (folder / "samples.json").write_text(json.dumps({"image": rows}))
+    (pictures,) = comparisons_of(Evaluation.read(folder))
+    assert [pair.label for pair in pictures.pairs] == ["b", "a", "c"]
+    assert pictures.pairs[0].note == "1 of 3: psnr 42.11, ssim 0.9"
+    assert "3 of 3: psnr 34.15, ssim 0.1" in words_of(folder)
 
 
 def test_a_suite_s_page_has_its_order_and_says_what_failed(folder):
