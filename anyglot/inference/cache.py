@@ -13,7 +13,8 @@ class KeyValueCache:
     without a copy, and only as far as the fullest of them is filled.
 
     Args:
-        slots: rows that there is room for. length: ids that each has room for.
+        slots: rows that there is room for. length: ids that each has room for at first; more is set aside when it is
+            needed, in powers of two.
     """
 
     is_compileable = False
@@ -31,13 +32,15 @@ class KeyValueCache:
             int64 `[rows, max(counts)]`: where they go. Behind a row's own stands `length`, a place that nobody reads.
         """
         first = torch.tensor([self.filled[slot] for slot in slots], device=device)
+        for slot, count in zip(slots, counts, strict=True):
+            self.filled[slot] += count
+        self.longest = max(self.filled[slot] for slot in slots)
+        if self.longest > self.length:
+            self._grow(1 << (self.longest - 1).bit_length())
         steps = torch.arange(max(counts), device=device)
         places = first[:, None] + steps
         if min(counts) < len(steps):
             places[steps >= torch.tensor(counts, device=device)[:, None]] = self.length
-        for slot, count in zip(slots, counts, strict=True):
-            self.filled[slot] += count
-        self.longest = max(self.filled[slot] for slot in slots)
         self._rows = torch.tensor(list(slots), device=device)
         self._in_order = list(slots) == list(range(len(slots)))
         self._places = places
@@ -55,10 +58,8 @@ class KeyValueCache:
         read = held[:, :, : self.longest]
         return read[: len(self._rows)] if self._in_order else read[self._rows]
 
-    def grow(self, length: int) -> None:
-        """Make room for so many ids in each slot, where there is less. Layers are copied one by one."""
-        if length <= self.length:
-            return
+    def _grow(self, length: int) -> None:
+        """Make room for so many ids in each slot. Layers are copied one by one."""
         for held in (self._keys, self._values):
             for layer, old in enumerate(held):
                 new = old.new_zeros(self.slots, old.shape[1], length + 1, old.shape[3])

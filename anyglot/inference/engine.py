@@ -41,12 +41,11 @@ class _Row:
 
 @dataclass(eq=False)
 class _Job:
-    """One request. Its rows, its own prompt's first, write the same ids. length: positions that they take at most."""
+    """One request. Its rows, its own prompt's first, write the same ids."""
 
     ticket: int
     progress: Progress
     rows: list[_Row]
-    length: int
 
 
 class Engine:
@@ -59,7 +58,7 @@ class Engine:
         decoder: the model, and its settings for requests that bring none.
         slots: rows of one forward. length: positions of a row, 0 for the model's own. chunk: ids of prompts that a
             step reads beside the writing of the others. reserve: set memory aside for slots x length at once, so that
-            it cannot run out later; False: as much as the longest request so far can come to need.
+            it cannot run out later; False: as much as the longest row so far has come to need.
     """
 
     def __init__(
@@ -71,8 +70,6 @@ class Engine:
         self.slots, self.chunk = slots, chunk
         self.length = min(length or decoder.limit, decoder.limit)
         self._reader = decoder.reader(slots, self.length if reserve else 0)
-        names = decoder.vocabulary.modality_names[1:]
-        self._longest_span = max((decoder.automaton.longest(name) for name in names), default=0)
         self._queue: deque[_Job] = deque()
         self._rows: list[_Row] = []  # by slot: first those that are written, then those whose prompts are being read
         self._writing = 0  # how many of them are written
@@ -105,9 +102,7 @@ class Engine:
         if len(rows) > self.slots:
             raise AnyglotError(f"guidance by {len(rows)} prompts at once, there are {self.slots} slots; ask for fewer")
         longest = max(len(prompt) for prompt, _ in rows)
-        # what was asked for, the span that may have to be finished then, and what ends the document
-        length = min(longest + request.max_tokens + self._longest_span + 1, self.length)
-        job = _Job(self._tickets, self.decoder.constraints.begin(request, length, longest), [], length)
+        job = _Job(self._tickets, self.decoder.constraints.begin(request, self.length, longest), [])
         job.rows = [_Row(job, list(prompt), weight) for prompt, weight in rows]
         self._tickets += 1
         self._queue.append(job)
@@ -135,9 +130,7 @@ class Engine:
 
     def _admit(self) -> None:
         while self._queue and len(self._rows) + len(self._queue[0].rows) <= self.slots:
-            job = self._queue.popleft()
-            self._reader.grow(min(1 << (job.length - 1).bit_length(), self.length))  # seldom: in powers of two
-            for row in job.rows:
+            for row in self._queue.popleft().rows:
                 row.slot = len(self._rows)
                 self._rows.append(row)
                 self._reader.clear(row.slot)

@@ -26,10 +26,6 @@ class Reader(Protocol):
         """Let two slots change places."""
         ...
 
-    def grow(self, length: int) -> None:
-        """Make room for so many ids in each slot, where there is less."""
-        ...
-
 
 class PlainReader:
     """An id a position, all rows in one forward."""
@@ -49,9 +45,6 @@ class PlainReader:
 
     def swap(self, one: int, other: int) -> None:
         self.cache.swap(one, other)
-
-    def grow(self, length: int) -> None:
-        self.cache.grow(length)
 
 
 class DepthReader:
@@ -97,9 +90,6 @@ class DepthReader:
         self.states[[one, other]] = self.states[[other, one]]
         self.begun[one], self.begun[other] = self.begun[other], self.begun[one]
 
-    def grow(self, length: int) -> None:
-        self.cache.grow(length)
-
     def _fold(self, slot: int, ids: Sequence[int]) -> list[list[int]]:
         """The ids of each position that more ids make whole; those of the last, if it is not, are kept."""
         whole, cell = [], self.begun[slot]
@@ -134,7 +124,7 @@ def hidden_states(
     """
     places = cache.place(slots, counts, inputs.device)
     if positions is None:
-        positions = places.clamp(max=cache.length - 1)
+        positions = places.clamp(max=cache.longest - 1)
     if seen is None:
         seen = torch.arange(cache.longest, device=inputs.device) <= places[..., None]
     arguments = {"input_ids" if inputs.ndim == 2 else "inputs_embeds": inputs}

@@ -179,26 +179,27 @@ def test_a_shorter_engine_ends_what_it_begins(decoder):
 
 
 @pytest.mark.parametrize("depth", [False, True])
-def test_memory_is_set_aside_as_requests_come_to_need_it(depth):
+def test_memory_is_set_aside_as_rows_come_to_need_it(depth):
     """Also while others are being written, which lose nothing by it."""
     decoder = made(depth)
-    asked = [Request(prompt(decoder, 1), max_tokens=most, seed=most) for most in (3, 60, 1000)]
-    engine, tickets, found, lengths = Engine(decoder, slots=3, reserve=False), [], {}, []
-    for request in asked:
-        tickets.append(engine.submit(request))
+    asked = [Request(prompt(decoder, *range(most // 3)), max_tokens=most, seed=most) for most in (3, 30, 100)]
+    engine, tickets, found, lengths = Engine(decoder, slots=3, reserve=False), [], {}, [0]
+    cache = engine._reader.cache
+    while engine.busy or len(tickets) < 3:
+        if len(tickets) < 3:
+            tickets.append(engine.submit(asked[len(tickets)]))
         for written in engine.step():
             found.setdefault(written.ticket, []).extend(written.ids)
-        lengths.append(engine._reader.cache.length)
-    assert lengths == [32, 128, 256]  # 2 + 3 + a span of 20 + 1, 2 + 60 + 21, and the model's own
-    while engine.busy:
-        for written in engine.step():
-            found.setdefault(written.ticket, []).extend(written.ids)
-    alone = Engine(decoder, slots=1)
+        lengths.append(cache.length)
+        assert lengths[-1] == max(lengths[-2], 1 << (max(cache.filled) - 1).bit_length())
+    assert 0 < lengths[1] < lengths[2] < lengths[-1]
     for ticket, request in zip(tickets, asked, strict=True):
-        own = alone.submit(request)
+        alone = Engine(decoder, slots=1)  # with all its memory from the beginning
+        alone.submit(request)
         written = []
         while alone.busy:
-            written += [token for step in alone.step() if step.ticket == own for token in step.ids]
+            written += [token for step in alone.step() for token in step.ids]
+        assert alone._reader.cache.length == 256
         assert found[ticket] == written
 
 
@@ -258,10 +259,9 @@ def test_a_cache_that_grows_keeps_what_it_has():
     cache, rows, more = KeyValueCache(2, 3), torch.randn(2, 2, 3, 5), torch.randn(2, 2, 2, 5)
     cache.place([0, 1], [3, 2], rows.device)
     cache.update(rows, rows + 1, 0)
-    cache.grow(2)  # there is more already
     assert cache.length == 3
-    cache.grow(6)
-    cache.place([0, 1], [1, 2], rows.device)
+    assert cache.place([0, 1], [1, 2], rows.device).tolist() == [[3, 4], [2, 3]]  # 4: nobody reads it
+    assert cache.length == 4
     keys, values = cache.update(more, more + 1, 0)
     assert torch.equal(keys[0], torch.cat([rows[0], more[0, :, :1]], 1))
     assert torch.equal(values[1], torch.cat([rows[1, :, :2], more[1]], 1) + 1)
