@@ -17,11 +17,9 @@ from playwright.sync_api import sync_playwright
 MESSAGES = [
     "draw church",
     "and say it",
-    "draw red heart",
-    "now in blue",
     "show me how to walk",
     "the molecule menthol, please",
-    "find Star Wars",
+    "find Toy Story",
     "what is it about?",
 ]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -33,7 +31,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="PNG to write")
     parser.add_argument("messages", nargs="*", default=MESSAGES)
     parser.add_argument("--url", default="http://127.0.0.1:8000/")
-    parser.add_argument("--size", default="960x2000", help="pixels of the window")
+    parser.add_argument("--size", default="960x2200", help="pixels of the window")
     arguments = parser.parse_args()
     width, height = map(int, arguments.size.split("x"))
     chromium = os.environ.get("ANYGLOT_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
